@@ -1,0 +1,32 @@
+"""The commands: one file per verb, nothing but parsing and printing.
+
+The first word picks the module from ``VERBS``; only that module is imported, so ``hantune --help`` and
+``hantune VERB --help`` cost no more than typer itself.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hantune.cli.frame import run_app
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("hantune.cli.demo", "两分钟走完全程: 不用显卡, 不用下载"),
+    "init": ("hantune.cli.init", "写一份带中文说明的运行配置"),
+    "config": ("hantune.cli.config", "查看或检查运行配置 (show, check)"),
+    "data": ("hantune.cli.data", "整理, 查看, 统计, 检查对话数据 (prepare, look, stats, check)"),
+    "model": ("hantune.cli.model", "新建, 检查, 合并模型 (init, check, merge)"),
+    "train": ("hantune.cli.train", "按配置训练"),
+    "resume": ("hantune.cli.resume", "从最近的好检查点接着练"),
+    "eval": ("hantune.cli.eval", "在留出数据上评测模型"),
+    "chat": ("hantune.cli.chat", "和模型聊天"),
+    "batch": ("hantune.cli.batch", "批量生成回答"),
+    "report": ("hantune.cli.report", "把一次运行写成一个网页文件"),
+    "finetune": ("hantune.cli.finetune", "一条命令: 整理, 训练, 评测, 合并, 报告 (run_finetune.sh 用它)"),
+}
+"""verb -> (module with ``app``, one line of help), in the order a newcomer needs them."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code (design section 5)."""
+    return run_app(VERBS, sys.argv[1:] if argv is None else argv)

@@ -1,0 +1,244 @@
+"""What every command shares: lazy verbs, ``--json --quiet --debug``, errors to text, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from hantune import __version__
+from hantune.env import quiet_libraries
+from hantune.errors import ConfigError, HantuneError, Interrupted, MachineError
+from hantune.log import console
+
+UsageError = typer.BadParameter.__base__
+"""typer keeps its copy of click's exceptions private; this is the public way to their root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a command found: ``result`` for ``--json``, ``text`` for people (stdout); ``exit_code`` is rarely not 0."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    exit_code: int = 0
+    error: HantuneError | None = None
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A typer app in plain style: no rich panels (they cost 0.3 s), no completion options."""
+    return typer.Typer(
+        help=help_text,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., Answer]], Callable[..., Any]]:
+    """Register ``function`` as ``name`` with ``--json --quiet --debug`` added; it returns an ``Answer`` or raises.
+
+    The full command (``data prepare``) is taken from typer's context for the JSON object.
+    """
+
+    def decorate(function: Callable[..., Answer]) -> Callable[..., Any]:
+        @wraps(function)
+        def run(context: typer.Context, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
+            words = context.command_path.split()[1:]
+            raise typer.Exit(_perform(" ".join(words), as_json, quiet, debug, lambda: function(**arguments)))
+
+        signature = inspect.signature(function, eval_str=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        extra = [
+            ("context", typer.Context, inspect.Parameter.empty),
+            ("as_json", Annotated[bool, typer.Option("--json", help="在标准输出打印一个 JSON 对象")], False),
+            ("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="不显示进度")], False),
+            ("debug", Annotated[bool, typer.Option("--debug", help="出错时显示完整的调用栈")], False),
+        ]
+        parameters = [item.replace(kind=keyword) for item in signature.parameters.values()]
+        parameters += [inspect.Parameter(n, keyword, annotation=a, default=d) for n, a, d in extra]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {item.name: item.annotation for item in parameters}
+        app.command(name, **settings)(run)
+        return function
+
+    return decorate
+
+
+def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable[[], Answer]) -> int:
+    """Do the work, print its answer or its error in the asked form; returns the exit code."""
+    console.quiet, console.debug = quiet or (as_json and not console.is_terminal), debug
+    console.warnings.clear()
+    quiet_libraries()
+    try:
+        answer = work()
+    except HantuneError as error:
+        answer = Answer(error=error, exit_code=error.exit_code)
+    except (KeyboardInterrupt, EOFError):
+        error = Interrupted(2, "已中断")
+        answer = Answer(error=error, exit_code=error.exit_code)
+    except BrokenPipeError:
+        return 1
+    except MemoryError:
+        error = MachineError("machine.out-of-memory", "内存不够", hint="换小一点的模型, 或调小 train.batch_tokens")
+        answer = Answer(error=error, exit_code=error.exit_code)
+    except Exception as error:  # the last net: a fault of hantune itself must still speak the user's language
+        answer = Answer(error=_unexpected(error), exit_code=1)
+    if debug and answer.error is not None:
+        traceback.print_exception(answer.error, file=sys.stderr)
+    _print(words, as_json, answer)
+    return answer.exit_code
+
+
+def _unexpected(error: Exception) -> HantuneError:
+    """An error nobody foresaw, with the line it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+    wrapped = HantuneError(
+        "internal.unexpected",
+        f"没有料到的错误: {type(error).__name__}: {error}",
+        place=place,
+        hint="加上 --debug 再运行一次, 把输出发给维护者",
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _print(words: str, as_json: bool, answer: Answer) -> None:
+    """One JSON object, or the text and the error in four lines."""
+    with contextlib.suppress(BrokenPipeError):
+        if as_json:
+            envelope = {
+                "ok": answer.error is None and answer.exit_code == 0,
+                "command": words,
+                "result": answer.result,
+                "warnings": list(console.warnings),
+                "error": answer.error.as_dict() if answer.error else None,
+            }
+            write_out(json.dumps(envelope, ensure_ascii=False) + "\n")
+            return
+        if answer.text:
+            write_out(answer.text.rstrip("\n") + "\n")
+        if answer.error is not None:
+            print_error(answer.error)
+
+
+def write_out(text: str) -> None:
+    """Text to stdout; a GBK console gets ``?`` for what it cannot show instead of a traceback."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding, "replace"))
+    sys.stdout.flush()
+
+
+def print_error(error: HantuneError) -> None:
+    """The error on stderr: code and cause, place, what mends it, where to read more."""
+    lines = [f"错误  {error.code}", f"原因  {error.message}"]
+    if error.place:
+        lines.append(f"位置  {error.place}")
+    if error.hint:
+        lines.append(f"办法  {error.hint}")
+    lines.append(f"更多  docs/troubleshooting/{error.code}.md")
+    encoding = sys.stderr.encoding or "utf-8"
+    text = "\n".join(lines) + "\n"
+    sys.stderr.write(text.encode(encoding, "replace").decode(encoding, "replace"))
+    sys.stderr.flush()
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a verb's module only when that verb is called."""
+
+    verbs: Mapping[str, tuple[str, str]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.verbs)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.verbs:
+            return None
+        module = importlib.import_module(self.verbs[cmd_name][0])
+        loaded = typer.main.get_command(module.app)
+        loaded.name = cmd_name
+        return loaded
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("命令"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.verbs.items()])
+
+
+def run_app(verbs: Mapping[str, tuple[str, str]], argv: list[str]) -> int:
+    """Parse ``argv``, run the verb, and turn every way of ending into an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="replace")
+    root = _root(verbs)
+    as_json = "--json" in argv
+    try:
+        code = root.main(args=argv, prog_name="hantune", standalone_mode=False)
+        return int(code or 0)
+    except UsageError as error:  # type: ignore[misc]
+        wrapped = usage_error(error, argv)
+        _print(" ".join(word for word in argv[:2] if not word.startswith("-")), as_json, Answer(error=wrapped))
+        return wrapped.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+
+
+def usage_error(error: Any, argv: list[str]) -> ConfigError:
+    """typer's complaint as one of ours, with the nearest option or verb."""
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "hantune"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    option = getattr(error, "option_name", None)
+    if option:
+        near = "、".join(getattr(error, "possibilities", None) or [])
+        message = f"没有这个选项: {option}" + (f"  是不是 {near}?" if near else "")
+    elif "No such command" in message:
+        message = f"没有这个命令: {' '.join(argv)}"
+    elif "Missing argument" in message or "Missing option" in message:
+        name = getattr(getattr(error, "param", None), "human_readable_name", "")
+        message = f"缺少参数: {name}"
+    return ConfigError("cli.usage", message, hint=f"{path} --help")
+
+
+def _show_version(asked: bool) -> None:
+    """``hantune --version``."""
+    if asked:
+        write_out(f"hantune {__version__}\n")
+        raise typer.Exit()
+
+
+def _root(verbs: Mapping[str, tuple[str, str]]) -> Any:
+    """The group behind ``hantune`` itself."""
+    app = typer.Typer(
+        cls=LazyGroup,
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def hantune(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_show_version, is_eager=True, help="显示版本")
+        ] = False,
+    ) -> None:
+        """汉调: 把中文对话变成一个调好, 验证过, 会回答的聊天模型. 没有显卡也能跑, 不上传任何数据.
+
+        第一次用?  hantune demo
+        """
+
+    group = typer.main.get_command(app)
+    group.verbs = verbs  # type: ignore[attr-defined]
+    return group

@@ -1,0 +1,129 @@
+"""The typed run configuration. The sentence of each field is its only description: help, the comments that
+``hantune init`` writes, the JSON Schema and ``docs/reference/config.md`` are all made from it.
+
+All models are frozen and refuse unknown keys; ``config/io.py`` turns pydantic's findings into our own errors.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def _setting(default: Any, sentence: str, **limits: Any) -> Any:
+    """A field with its default, its Chinese sentence (with the unit), and its limits."""
+    return Field(default, description=sentence, **limits)
+
+
+class Section(BaseModel):
+    """What every section shares."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelSection(Section):
+    """底座模型"""
+
+    path: str = _setting("", "底座模型的文件夹, 或者 Hugging Face 上的名字")
+    revision: str | None = _setting(None, "名字对应的版本 (提交号); 空 = 最新")
+    tokenizer: str | None = _setting(None, "另用一个分词器文件夹; 空 = 用模型自带的")
+
+
+class DataSection(Section):
+    """训练数据"""
+
+    path: str = _setting("", "hantune data prepare 的输出文件夹, 或一个原始数据文件 (会先自动整理)")
+    format: str | None = _setting(None, "原始文件的格式名; 空 = 自动认")
+    max_samples: Positive | None = _setting(None, "最多用多少条训练对话 (按种子抽样); 空 = 全部")
+    max_turns: Positive | None = _setting(None, "每段对话最多保留几轮 (一问一答算一轮); 空 = 全部")
+    max_tokens: Annotated[int, Field(ge=8)] = _setting(1024, "一条样本最多多少个词元, 超出的部分先去掉末尾的整轮")
+    val_share: Share = _setting(0.05, "原始文件自动整理时, 留作验证的比例 (0 到 1)")
+
+
+class TemplateSection(Section):
+    """提示模板"""
+
+    name: str = _setting("auto", "模板名: auto = 模型自带的, 没有就按家族选; 其它见 docs/reference/templates.md")
+    system: str | None = _setting(None, "默认系统提示; 空 = 不加 (短对话加长系统提示会让训练慢两倍多)")
+
+
+class AdapterSection(Section):
+    """适配器"""
+
+    kind: Literal["lora", "none"] = _setting("lora", "lora = 只训练小适配器; none = 训练全部参数")
+    rank: Positive = _setting(8, "LoRA 的秩, 越大能学的越多, 文件也越大")
+    alpha: Annotated[float, Field(gt=0)] = _setting(16.0, "LoRA 的缩放系数, 实际倍数是 alpha / rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = _setting(0.0, "LoRA 输入的随机丢弃比例")
+    targets: tuple[str, ...] | Literal["all-linear"] = _setting(
+        "all-linear", "加适配器的线性层名字列表; all-linear = 除输出层外的全部线性层"
+    )
+    use_rslora: bool = _setting(False, "倍数改用 alpha / sqrt(rank) (rsLoRA)")
+
+
+class TrainSection(Section):
+    """训练"""
+
+    output_dir: str | None = _setting(None, "运行文件夹; 空 = runs/日期-时间; 里面已有一次运行时自动用下一个空名字")
+    seed: Annotated[int, Field(ge=0)] = _setting(42, "随机种子: 同一台机器, 同样的配置, 结果逐位相同")
+    epochs: Annotated[float, Field(gt=0)] = _setting(3.0, "训练几遍数据 (可以是小数)")
+    max_steps: Positive | None = _setting(None, "最多多少步 (一步 = 更新一次参数); 空 = 由 epochs 决定")
+    batch_size: Positive = _setting(8, "每个小批最多几条样本")
+    accumulation_steps: Positive = _setting(1, "累积几个小批再更新一次参数")
+    batch_tokens: Positive | None = _setting(8192, "每个小批最多多少个词元 (含补齐), 超出就拆小; 空 = 不限")
+    batching: Literal["auto", "sorted", "packed"] = _setting(
+        "auto", "sorted = 长度相近的放一批; packed = 首尾相接放一行, 互不相看; auto = 按设备和模型选"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = _setting(2e-4, "最大学习率")
+    schedule: Literal["cosine", "linear", "constant"] = _setting("cosine", "学习率升到最大以后怎样降")
+    warmup_share: Share = _setting(0.03, "前多少比例的步数用来升学习率 (0 到 1)")
+    weight_decay: Annotated[float, Field(ge=0)] = _setting(0.0, "权重衰减 (AdamW)")
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = _setting(1.0, "梯度范数上限, 超过就按比例缩小; 空 = 不裁剪")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = _setting("auto", "计算精度; auto = 按机器选, 并说明理由")
+    device: Literal["auto", "cpu", "cuda"] = _setting("auto", "用什么算; auto = 有能用的显卡就用显卡")
+    threads: Positive | None = _setting(None, "CPU 线程数; 空 = 物理核数")
+    activation_checkpointing: bool = _setting(False, "用时间换显存: 反向时重算中间结果")
+    save_every_steps: Positive | None = _setting(None, "每多少步存一个检查点; 空 = 全程存 5 次左右")
+    keep_checkpoints: Annotated[int, Field(ge=2)] = _setting(3, "保留最近几个检查点 (最好的另外保留)")
+
+
+class EvalSection(Section):
+    """训练中的评测"""
+
+    every_steps: Positive | None = _setting(None, "每多少步算一次验证损失; 空 = 全程 5 次左右")
+    max_samples: Positive | None = _setting(200, "验证损失最多用多少条; 空 = 全部")
+    probes: tuple[str, ...] = _setting(
+        ("你好", "你是谁?", "今天心情不太好。", "推荐一道家常菜。"), "训练中每次评测时固定要问的问题"
+    )
+    probe_max_tokens: Positive = _setting(48, "每个固定问题最多回答多少个词元")
+
+
+class LogSection(Section):
+    """记录"""
+
+    every_steps: Positive = _setting(1, "每多少步记一次损失")
+    trackers: tuple[Literal["tensorboard", "wandb", "swanlab", "trackio"], ...] = _setting(
+        (), "另外发送到哪些记录工具; 缺了或没登录都不会停下训练"
+    )
+
+
+class RunConfig(Section):
+    """一次训练的全部设置"""
+
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    template: TemplateSection = TemplateSection()
+    adapter: AdapterSection = AdapterSection()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+    log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _fp16_needs_a_card(self) -> RunConfig:
+        if self.train.precision == "fp16" and self.train.device == "cpu":
+            raise ValueError("train.precision=fp16 只能用在显卡上; CPU 请用 float32 或 bf16")
+        return self

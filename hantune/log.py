@@ -1,0 +1,190 @@
+"""The console (stderr) and the event log of a run (``events.jsonl``).
+
+stdout belongs to results and is written only by ``cli/``. Everything here goes to stderr, uses only characters that a
+GBK console can encode, and shows an ETA for whatever takes longer than two seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from hantune.env import environment
+
+REFRESH_SECONDS = 0.2
+"""How often a bar on a terminal is drawn anew."""
+LINE_SECONDS = 10.0
+"""How often a bar that is not on a terminal prints a line."""
+
+
+class Console:
+    """Lines, warnings and progress on stderr."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self.quiet = False
+        self.debug = False
+        self.warnings: list[str] = []
+        self._bar_drawn = False
+
+    @property
+    def stream(self) -> TextIO:
+        """stderr as it is now (tests and notebooks replace it)."""
+        return self._stream or sys.stderr
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether bars may be redrawn in place."""
+        return self.stream.isatty() and not environment().dumb_terminal
+
+    def say(self, text: str = "") -> None:
+        """One line of progress; silent under ``--quiet``."""
+        if not self.quiet:
+            self._write(text + "\n")
+
+    def warn(self, text: str) -> None:
+        """A line that also enters ``warnings`` of ``--json`` output, shown even under ``--quiet``."""
+        self.warnings.append(text)
+        self._write(f"! {text}\n")
+
+    def _write(self, text: str) -> None:
+        """A GBK or ASCII console must never stop the work: what it cannot show becomes ``?``."""
+        if self._bar_drawn:
+            text = "\r\x1b[K" + text
+            self._bar_drawn = False
+        encoding = self.stream.encoding or "utf-8"
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self.stream.write(text.encode(encoding, "replace").decode(encoding, "replace"))
+            self.stream.flush()
+
+    def draw(self, text: str) -> None:
+        """Redraw the bar line in place (terminals only)."""
+        self._write("\r\x1b[K" + text)
+        self._bar_drawn = True
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int | None = None, *, unit: str = "条") -> Iterator[Progress]:
+        """A bar with share, rate and ETA: ``with console.progress("分词", 1000) as bar: bar.advance(10)``."""
+        bar = Progress(self, title, total, unit)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+class Progress:
+    """One piece of work with a known or unknown number of parts."""
+
+    def __init__(self, console: Console, title: str, total: int | None, unit: str) -> None:
+        self._console = console
+        self._title = title
+        self._total = total
+        self._unit = unit
+        self._start = time.monotonic()
+        self._shown = self._start
+        self._was_shown = False
+        self.done = 0
+        self.note = ""
+
+    def advance(self, parts: int = 1, note: str | None = None) -> None:
+        """``parts`` more are done; ``note`` stands behind the bar (a loss, a rate)."""
+        self.done += parts
+        if note is not None:
+            self.note = note
+        now = time.monotonic()
+        if self._console.quiet:
+            return
+        if self._console.is_terminal:
+            if now - self._shown >= REFRESH_SECONDS:
+                self._shown = now
+                self._was_shown = True
+                self._console.draw(self.line())
+        elif now - self._shown >= LINE_SECONDS:
+            self._shown = now
+            self._was_shown = True
+            self._console.say(self.line())
+
+    def line(self) -> str:
+        """The bar as text: title, share, count, time left, note."""
+        elapsed = time.monotonic() - self._start
+        parts = [self._title]
+        if self._total:
+            share = min(1.0, self.done / self._total)
+            filled = round(share * 20)
+            parts.append("█" * filled + "─" * (20 - filled))
+            parts.append(f"{self.done}/{self._total}")
+            if 0 < share < 1:
+                parts.append(f"剩 {duration(elapsed / share * (1 - share))}")
+        else:
+            parts.append(f"{self.done} {self._unit}")
+        if self.note:
+            parts.append(self.note)
+        return "  ".join(parts)
+
+    def close(self) -> None:
+        """Leave the last state on the screen if the bar was ever shown."""
+        if self._was_shown and self._console.is_terminal:
+            self._console.draw(self.line())
+            self._console.say()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as Chinese text: ``45 秒``, ``3 分 20 秒``, ``2 小时 5 分``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} 秒"
+    if whole < 3600:
+        return f"{whole // 60} 分 {whole % 60} 秒"
+    return f"{whole // 3600} 小时 {whole % 3600 // 60} 分"
+
+
+class EventLog:
+    """``events.jsonl``: one JSON object a line, flushed at once so that a killed run has told all it did."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab")
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append ``{"event": kind, "time": seconds since 1970, ...}``."""
+        record = {"event": kind, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def offset(self) -> int:
+        """Bytes written so far; stored in a checkpoint so that resuming can drop what came after it."""
+        return self._file.tell()
+
+    def truncate(self, offset: int) -> None:
+        """Forget everything after ``offset`` bytes: a resumed run writes each step once."""
+        self._file.truncate(offset)
+        self._file.seek(offset)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The whole lines of an event log; a torn last line (the run was killed) is left out."""
+    events: list[dict[str, Any]] = []
+    if not path.exists():
+        return events
+    for line in path.read_bytes().split(b"\n"):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if kind is None or record.get("event") == kind:
+            events.append(record)
+    return events
+
+
+console = Console()
+"""The one console of the process; ``cli/`` sets its ``quiet`` and ``debug``."""

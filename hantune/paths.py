@@ -1,0 +1,267 @@
+"""Where things lie on disk, and how they get there: whole or not at all.
+
+``RunFolder`` names the parts of a run (design section 7). ``write_file`` and ``new_folder`` write under a temporary
+name, fsync, rename, and fsync the parent (the order that survives a crash: Pillai et al., OSDI 2014).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hantune.errors import MachineError, RunError
+
+TEMPORARY = ".tmp-"
+"""Prefix of names that are not finished; whoever finds one may delete it."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The parts of ``RUN/``."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def env(self) -> Path:
+        return self.root / "env.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation.json"
+
+    @property
+    def prepared(self) -> Path:
+        return self.root / "prepared"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def merged(self) -> Path:
+        return self.root / "merged"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run was ever started here."""
+        return self.config.is_file() and self.events.is_file()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder alone. The lock dies with the process, so a killed run never leaves it locked.
+
+        Raises: RunError ``run.in-use`` when another live process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / ".lock"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _try_lock(handle):
+                holder = path.read_text(encoding="utf-8").strip() or "另一个进程"
+                raise RunError(
+                    "run.in-use",
+                    f"这个运行文件夹正被占用: {holder}",
+                    place=str(self.root),
+                    hint="等它结束, 或者换一个文件夹: train.output_dir=runs/另一个名字",
+                )
+            os.ftruncate(handle, 0)
+            os.write(handle, f"进程 {os.getpid()} @ {socket.gethostname()}".encode())
+            yield
+        finally:
+            os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    """Take an exclusive lock without waiting; False when somebody else has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def free_run_folder(wanted: Path) -> RunFolder:
+    """``wanted``, or the next of ``wanted-2``, ``wanted-3`` ... that holds no run yet; an old run is never written over."""
+    folder = RunFolder(wanted)
+    number = 2
+    while folder.is_run:
+        folder = RunFolder(wanted.with_name(f"{wanted.name}-{number}"))
+        number += 1
+    return folder
+
+
+def latest_run(root: Path = Path("runs")) -> RunFolder | None:
+    """The run under ``root`` that was written to last, or None."""
+    runs = [RunFolder(path) for path in root.iterdir() if RunFolder(path).is_run] if root.is_dir() else []
+    return max(runs, key=lambda run: run.events.stat().st_mtime, default=None)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk into ``machine.disk-full`` and a refused write into ``machine.no-write``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(path)).free
+            raise MachineError(
+                "machine.disk-full",
+                f"磁盘满了: 只剩 {free / 2**20:.0f} MB. 没写完的部分已删掉, 之前的结果都还在",
+                place=str(path),
+                hint="腾出空间后再运行同一条命令 (训练用 hantune resume 接着练)",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise MachineError(
+                "machine.no-write", "这里没有写入权限", place=str(path), hint="换一个自己能写的文件夹"
+            ) from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    """The nearest parent that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder.
+
+    Raises: MachineError ``machine.disk-full``, ``machine.no-write``; the old content stays then.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as readable JSON with sorted keys, so that equal values give equal bytes."""
+    write_file(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    Raises: RunError ``run.exists`` when ``path`` holds something and ``replace`` is not set;
+        MachineError ``machine.disk-full``.
+    """
+    if path.exists() and not replace and any(path.iterdir()):
+        raise RunError("run.exists", "文件夹里已经有东西", place=str(path), hint="换一个 --out, 或先移走它")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            sync_tree(temporary)
+            remove_folder(path)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that a kill half-way leaves no torn one under its real name."""
+    if not path.exists():
+        return
+    doomed = path.with_name(f"{TEMPORARY}del-{path.name}-{os.getpid()}")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file below ``folder`` and the folders themselves."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with (Path(root) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(root))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable; a no-op where folders cannot be opened (Windows)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    """``hashlib.file_digest`` for Python 3.10."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
