@@ -191,9 +191,14 @@ def write_file(path: Path, data: bytes | str) -> None:
         sync_folder(path.parent)
 
 
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON with sorted keys: equal values give equal bytes."""
+    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True).encode() + b"\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """``value`` as readable JSON with sorted keys, so that equal values give equal bytes."""
-    write_file(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
+    """Write ``json_bytes(value)`` atomically."""
+    write_file(path, json_bytes(value))
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ import typer
 from typer.core import TyperGroup
 
 from hantune import __version__
+from hantune.cli.usage import usage_error
 from hantune.env import quiet_libraries
-from hantune.errors import ConfigError, HantuneError, Interrupted, MachineError
+from hantune.errors import HantuneError, Interrupted, MachineError
 from hantune.log import console
 
 UsageError = typer.BadParameter.__base__
@@ -83,26 +84,25 @@ def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable
     quiet_libraries()
     try:
         answer = work()
-    except HantuneError as error:
-        answer = Answer(error=error, exit_code=error.exit_code)
-    except (KeyboardInterrupt, EOFError):
-        error = Interrupted(2, "已中断")
-        answer = Answer(error=error, exit_code=error.exit_code)
     except BrokenPipeError:
         return 1
-    except MemoryError:
-        error = MachineError("machine.out-of-memory", "内存不够", hint="换小一点的模型, 或调小 train.batch_tokens")
-        answer = Answer(error=error, exit_code=error.exit_code)
-    except Exception as error:  # the last net: a fault of hantune itself must still speak the user's language
-        answer = Answer(error=_unexpected(error), exit_code=1)
+    except (Exception, KeyboardInterrupt) as error:
+        known = _known(error)
+        answer = Answer(error=known, exit_code=known.exit_code)
     if debug and answer.error is not None:
         traceback.print_exception(answer.error, file=sys.stderr)
     _print(words, as_json, answer)
     return answer.exit_code
 
 
-def _unexpected(error: Exception) -> HantuneError:
-    """An error nobody foresaw, with the line it came from."""
+def _known(error: BaseException) -> HantuneError:
+    """The error in the user's language: a fault of hantune itself is told too, with the line it came from."""
+    if isinstance(error, HantuneError):
+        return error
+    if isinstance(error, (KeyboardInterrupt, EOFError)):
+        return Interrupted(2, "已中断")
+    if isinstance(error, MemoryError):
+        return MachineError("machine.out-of-memory", "内存不够", hint="换小一点的模型, 或调小 train.batch_tokens")
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
     wrapped = HantuneError(
@@ -185,30 +185,14 @@ def run_app(verbs: Mapping[str, tuple[str, str]], argv: list[str]) -> int:
     root = _root(verbs)
     as_json = "--json" in argv
     try:
-        code = root.main(args=argv, prog_name="hantune", standalone_mode=False)
+        code = root.main(args=argv or ["--help"], prog_name="hantune", standalone_mode=False)
         return int(code or 0)
     except UsageError as error:  # type: ignore[misc]
-        wrapped = usage_error(error, argv)
+        wrapped = usage_error(error)
         _print(" ".join(word for word in argv[:2] if not word.startswith("-")), as_json, Answer(error=wrapped))
         return wrapped.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
-
-
-def usage_error(error: Any, argv: list[str]) -> ConfigError:
-    """typer's complaint as one of ours, with the nearest option or verb."""
-    path = error.ctx.command_path if getattr(error, "ctx", None) else "hantune"
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    option = getattr(error, "option_name", None)
-    if option:
-        near = "、".join(getattr(error, "possibilities", None) or [])
-        message = f"没有这个选项: {option}" + (f"  是不是 {near}?" if near else "")
-    elif "No such command" in message:
-        message = f"没有这个命令: {' '.join(argv)}"
-    elif "Missing argument" in message or "Missing option" in message:
-        name = getattr(getattr(error, "param", None), "human_readable_name", "")
-        message = f"缺少参数: {name}"
-    return ConfigError("cli.usage", message, hint=f"{path} --help")
 
 
 def _show_version(asked: bool) -> None:
@@ -224,7 +208,6 @@ def _root(verbs: Mapping[str, tuple[str, str]]) -> Any:
         cls=LazyGroup,
         rich_markup_mode=None,
         add_completion=False,
-        no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 

@@ -17,13 +17,15 @@ def _setting(default: Any, sentence: str, **limits: Any) -> Any:
 
 
 class Section(BaseModel):
-    """What every section shares."""
+    """What every section shares. Strict: YAML types its scalars, so ``"8"`` or ``true`` for a number is a mistake."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+"""A list of texts; not strict, so that YAML's lists become tuples."""
 
 
 class ModelSection(Section):
@@ -42,7 +44,7 @@ class DataSection(Section):
     max_samples: Positive | None = _setting(None, "最多用多少条训练对话 (按种子抽样); 空 = 全部")
     max_turns: Positive | None = _setting(None, "每段对话最多保留几轮 (一问一答算一轮); 空 = 全部")
     max_tokens: Annotated[int, Field(ge=8)] = _setting(1024, "一条样本最多多少个词元, 超出的部分先去掉末尾的整轮")
-    val_share: Share = _setting(0.05, "原始文件自动整理时, 留作验证的比例 (0 到 1)")
+    val_share: Annotated[float, Field(ge=0, lt=1)] = _setting(0.05, "原始文件自动整理时, 留作验证的比例")
 
 
 class TemplateSection(Section):
@@ -59,7 +61,7 @@ class AdapterSection(Section):
     rank: Positive = _setting(8, "LoRA 的秩, 越大能学的越多, 文件也越大")
     alpha: Annotated[float, Field(gt=0)] = _setting(16.0, "LoRA 的缩放系数, 实际倍数是 alpha / rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = _setting(0.0, "LoRA 输入的随机丢弃比例")
-    targets: tuple[str, ...] | Literal["all-linear"] = _setting(
+    targets: Annotated[Words, Field(min_length=1)] | Literal["all-linear"] = _setting(
         "all-linear", "加适配器的线性层名字列表; all-linear = 除输出层外的全部线性层"
     )
     use_rslora: bool = _setting(False, "倍数改用 alpha / sqrt(rank) (rsLoRA)")
@@ -69,7 +71,7 @@ class TrainSection(Section):
     """训练"""
 
     output_dir: str | None = _setting(None, "运行文件夹; 空 = runs/日期-时间; 里面已有一次运行时自动用下一个空名字")
-    seed: Annotated[int, Field(ge=0)] = _setting(42, "随机种子: 同一台机器, 同样的配置, 结果逐位相同")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = _setting(42, "随机种子: 同一台机器, 同样的配置, 结果逐位相同")
     epochs: Annotated[float, Field(gt=0)] = _setting(3.0, "训练几遍数据 (可以是小数)")
     max_steps: Positive | None = _setting(None, "最多多少步 (一步 = 更新一次参数); 空 = 由 epochs 决定")
     batch_size: Positive = _setting(8, "每个小批最多几条样本")
@@ -78,9 +80,11 @@ class TrainSection(Section):
     batching: Literal["auto", "sorted", "packed"] = _setting(
         "auto", "sorted = 长度相近的放一批; packed = 首尾相接放一行, 互不相看; auto = 按设备和模型选"
     )
-    learning_rate: Annotated[float, Field(gt=0)] = _setting(2e-4, "最大学习率")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = _setting(
+        2e-4, "最大学习率; LoRA 常用 1e-4 到 5e-4, 训练全部参数常用 1e-5 到 5e-5"
+    )
     schedule: Literal["cosine", "linear", "constant"] = _setting("cosine", "学习率升到最大以后怎样降")
-    warmup_share: Share = _setting(0.03, "前多少比例的步数用来升学习率 (0 到 1)")
+    warmup_share: Share = _setting(0.03, "总步数的前多大比例用来升学习率")
     weight_decay: Annotated[float, Field(ge=0)] = _setting(0.0, "权重衰减 (AdamW)")
     max_grad_norm: Annotated[float, Field(gt=0)] | None = _setting(1.0, "梯度范数上限, 超过就按比例缩小; 空 = 不裁剪")
     precision: Literal["auto", "float32", "bf16", "fp16"] = _setting("auto", "计算精度; auto = 按机器选, 并说明理由")
@@ -88,6 +92,7 @@ class TrainSection(Section):
     threads: Positive | None = _setting(None, "CPU 线程数; 空 = 物理核数")
     activation_checkpointing: bool = _setting(False, "用时间换显存: 反向时重算中间结果")
     save_every_steps: Positive | None = _setting(None, "每多少步存一个检查点; 空 = 全程存 5 次左右")
+    final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 验证损失最低的一步")
     keep_checkpoints: Annotated[int, Field(ge=2)] = _setting(3, "保留最近几个检查点 (最好的另外保留)")
 
 
@@ -96,7 +101,7 @@ class EvalSection(Section):
 
     every_steps: Positive | None = _setting(None, "每多少步算一次验证损失; 空 = 全程 5 次左右")
     max_samples: Positive | None = _setting(200, "验证损失最多用多少条; 空 = 全部")
-    probes: tuple[str, ...] = _setting(
+    probes: Words = _setting(
         ("你好", "你是谁?", "今天心情不太好。", "推荐一道家常菜。"), "训练中每次评测时固定要问的问题"
     )
     probe_max_tokens: Positive = _setting(48, "每个固定问题最多回答多少个词元")
@@ -106,8 +111,8 @@ class LogSection(Section):
     """记录"""
 
     every_steps: Positive = _setting(1, "每多少步记一次损失")
-    trackers: tuple[Literal["tensorboard", "wandb", "swanlab", "trackio"], ...] = _setting(
-        (), "另外发送到哪些记录工具; 缺了或没登录都不会停下训练"
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "swanlab", "trackio"], ...], Field(strict=False)] = (
+        _setting((), "另外发送到哪些记录工具; 缺了或没登录都不会停下训练")
     )
 
 

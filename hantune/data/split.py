@@ -1,0 +1,57 @@
+"""Which conversation is trained on, which is held out, which is left out: decided by a hash of its text and the seed.
+
+Equal conversations get equal numbers, so they land on one side; a conversation keeps its side when the data grow; and
+nothing but the numbers has to be remembered, eight bytes a conversation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hantune.data.types import Conversation
+
+Draws = NDArray[np.uint64]
+"""One number per conversation, uniform over 64 bits; shape ``[N]``."""
+Mask = NDArray[np.bool_]
+MIN_FOR_VAL = 20
+"""From this many conversations on there is always something to validate on."""
+
+
+def content_id(conversation: Conversation) -> str:
+    """32 hexadecimal digits, equal for conversations of equal text (width, case and blanks aside)."""
+    text = "\x1e".join(f"{message.role}\x1f{message.text}" for message in conversation.messages)
+    normal = "".join(unicodedata.normalize("NFKC", text).casefold().split(" "))
+    return hashlib.blake2b("".join(normal.split()).encode(), digest_size=16).hexdigest()
+
+
+def draw(id: str, seed: int) -> int:
+    """A number uniform over 64 bits, fixed by the conversation's text and the seed."""
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
+
+
+def choose_val(draws: Draws, share: float) -> Mask:
+    """Which conversations are held out: those with draws below ``share``; never none of 20 or more, never all."""
+    count = len(draws)
+    if not share or not count:
+        return np.zeros(count, dtype=bool)
+    is_val = draws < np.uint64(min(int(share * 2**64), 2**64 - 1))
+    if not is_val.any() and count >= MIN_FOR_VAL:
+        wanted = max(1, round(count * share))
+        is_val = draws <= np.partition(draws, wanted - 1)[wanted - 1]
+    if is_val.all() and share < 1:
+        return np.zeros(count, dtype=bool)
+    return is_val
+
+
+def choose_sample(draws: Draws, among: Mask, count: int | None) -> Mask:
+    """Which ``count`` of ``among`` are used: those with the smallest draws, so a larger sample contains a smaller."""
+    if count is None or int(among.sum()) <= count:
+        return among
+    places = np.flatnonzero(among)
+    chosen = np.zeros(len(draws), dtype=bool)
+    chosen[places[np.argsort(draws[places], kind="stable")[:count]]] = True
+    return chosen

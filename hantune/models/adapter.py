@@ -1,0 +1,206 @@
+"""LoRA adapters in PEFT's format: made, saved without anybody's paths, and loaded only when they are sound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hantune.config.schema import AdapterSection
+from hantune.errors import ConfigError, ModelError, TrainError
+from hantune.models.folder import require_no_pointer
+from hantune.models.record import base_entry, dress
+from hantune.models.shards import read_header
+from hantune.paths import new_folder
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+SMALLEST_BYTES = 1024
+"""A file below this holds no matrix: alpaca-lora's empty adapters had 443 bytes."""
+
+
+def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
+    """``model`` as a PeftModel: base frozen, A random from ``seed`` alone, B zero, both float32.
+
+    The global random generators are neither read nor moved.
+
+    Raises: ConfigError ``adapter.no-such-layer`` naming the layers there are.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: str | list[str] = section.targets if isinstance(section.targets, str) else list(section.targets)
+    if not isinstance(targets, str):
+        _require_layers(model, targets)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.rank,
+        lora_alpha=section.alpha,  # type: ignore[arg-type, unused-ignore]  # PEFT says int, and divides
+        lora_dropout=section.dropout,
+        target_modules=targets,
+        use_rslora=section.use_rslora,
+    )
+    # Not torch.manual_seed: that would also move the generators of the cards. PEFT draws A on the CPU.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def linear_names(model: Any) -> list[str]:
+    """The last names of all linear layers but the head, in the model's order: ``q_proj``, ``k_proj`` ..."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    layers = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
+    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in layers))
+
+
+def _require_layers(model: Any, targets: list[str]) -> None:
+    """Every target must name at least one module."""
+    modules = [name for name, _ in model.named_modules()]
+    unknown = [t for t in targets if not any(name == t or name.endswith("." + t) for name in modules)]
+    if unknown:
+        names = linear_names(model)
+        raise ConfigError(
+            "adapter.no-such-layer",
+            f"模型里没有叫 {'、'.join(unknown)} 的层; 它的线性层有: {'、'.join(names)}",
+            place="adapter.targets",
+            hint=f"改成 adapter.targets=all-linear, 或者从这些名字里选: adapter.targets='[{', '.join(names[:2])}]'",
+        )
+
+
+def save_adapter(
+    model: Any, folder: Path, *, base: str, tokenizer: Any, template: Any, info: Mapping[str, Any]
+) -> None:
+    """Write the ADAPTER folder whole or not at all; an older one of the same name is replaced.
+
+    ``base``: path or hub id of the base model. ``info``: ``data``, ``metrics`` ... for ``hantune.json``;
+    ``untrained=True`` says that zero B matrices are meant.
+
+    Raises: TrainError ``adapter.not-saved`` when what was written is not what the model holds or never moved;
+        MachineError ``machine.disk-full``.
+    """
+    entry = base_entry(base, folder)
+    with new_folder(folder, replace=True) as temporary:
+        model.save_pretrained(temporary, save_embedding_layers=False)
+        (temporary / "README.md").unlink(missing_ok=True)
+        _clean_config(temporary / CONFIG, entry)
+        dress(temporary, tokenizer=tokenizer, template=template, base=entry, info=info)
+        _require_saved(model, temporary, untrained=bool(info.get("untrained")))
+
+
+def _clean_config(path: Path, base: Mapping[str, Any]) -> None:
+    """Hub id or bare name instead of a path; sets that PEFT writes in random order are sorted."""
+    config = json.loads(path.read_bytes())
+    config["base_model_name_or_path"] = base["id"] or base["name"]
+    config["revision"] = base["revision"]
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _require_saved(model: Any, folder: Path, *, untrained: bool) -> None:
+    """The file holds every tensor of the adapter, and training moved it."""
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    found = read_header(folder / WEIGHTS)
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    if not shapes or shapes != {name: spec.shape for name, spec in found.items()}:
+        what = f"写出的适配器有 {len(found)} 个张量, 模型里有 {len(shapes)} 个"
+    elif not untrained and not _has_moved(folder / WEIGHTS):
+        what = "适配器的 B 矩阵全是零: 训练没有改变任何东西"
+    else:
+        return
+    raise TrainError(
+        "adapter.not-saved",
+        what,
+        place=str(folder),
+        hint="看看 events.jsonl 里的损失有没有下降; 学习率是不是 0; 确认后重新训练",
+    )
+
+
+def _has_moved(path: Path) -> bool:
+    """Whether any B matrix (or any fully trained tensor) of an adapter file is not all zero."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if not _is_first_factor(name)]  # noqa: SIM118  (not a dict)
+        return any(bool(file.get_tensor(name).any()) for name in names)
+
+
+def _is_first_factor(name: str) -> bool:
+    return ".lora_A." in name or name.endswith(".lora_embedding_A")
+
+
+def require_adapter(folder: Path, *, untrained: bool = False) -> None:
+    """Nothing, if ``folder`` is a whole, trained adapter in safetensors.
+
+    Raises: ModelError ``adapter.not-adapter``, ``adapter.pickle``, ``adapter.torn``, ``adapter.untrained``.
+    """
+    if not (folder / CONFIG).is_file():
+        hint = f"也许是 {folder / 'adapter'}" if (folder / "adapter").is_dir() else "写训练结果里的 adapter 文件夹"
+        raise ModelError("adapter.not-adapter", f"不是适配器文件夹: 没有 {CONFIG}", place=str(folder), hint=hint)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise ModelError(
+                "adapter.pickle",
+                "适配器是 pickle 格式 (adapter_model.bin): 打开它等于运行里面的程序, hantune 不打开",
+                place=str(folder / "adapter_model.bin"),
+                hint="换 safetensors 版本的适配器, 或者用训练它的工具另存为 safetensors",
+            )
+        raise _torn(path, f"没有 {WEIGHTS}")
+    require_no_pointer(path)
+    if path.stat().st_size < SMALLEST_BYTES:
+        raise _torn(path, f"只有 {path.stat().st_size} 字节, 里面没有矩阵")
+    try:
+        json.loads((folder / CONFIG).read_bytes())
+        read_header(path)
+    except (ValueError, ModelError) as error:
+        raise _torn(path, getattr(error, "message", f"{CONFIG} 不是完整的 JSON")) from error
+    if not untrained and not _has_moved(path):
+        raise ModelError(
+            "adapter.untrained",
+            "适配器的 B 矩阵全是零: 它和没训练过的底座一模一样",
+            place=str(path),
+            hint="重新训练, 或从 checkpoints/ 里最近的好检查点接着练: hantune resume 运行文件夹",
+        )
+
+
+def _torn(path: Path, what: str) -> ModelError:
+    return ModelError(
+        "adapter.torn", f"适配器不完整: {what}", place=str(path), hint="重新拷贝整个适配器文件夹, 或重新训练"
+    )
+
+
+def load_adapter(model: Any, folder: Path, *, untrained: bool = False) -> Any:
+    """``model`` wrapped with the adapter of ``folder`` (PeftModel, eval mode, adapter weights float32).
+
+    Raises: the ModelErrors of ``require_adapter``; ModelError ``adapter.keys`` when its tensors do not fit the model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    require_adapter(folder, untrained=untrained)
+    try:
+        wrapped = PeftModel.from_pretrained(model, folder)
+    except (RuntimeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise _unfit(folder, lines[min(1, len(lines) - 1)][:200]) from error
+    wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    found = set(read_header(folder / WEIGHTS))
+    if wanted != found:
+        raise _unfit(folder, f"缺 {len(wanted - found)} 个张量, 多 {len(found - wanted)} 个")
+    return wrapped.eval()
+
+
+def _unfit(folder: Path, what: str) -> ModelError:
+    return ModelError(
+        "adapter.keys",
+        f"适配器和这个模型对不上: {what}",
+        place=str(folder),
+        hint="用 --base 写训练它时的底座; 或检查 adapter_config.json 是不是同一个适配器的",
+    )

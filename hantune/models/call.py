@@ -1,0 +1,53 @@
+"""One way to call every family, with or without PEFT around it, in training or at rest."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def bare_model(model: nn.Module) -> Any:
+    """The transformers model itself: what PEFT wraps (its adapter layers stay in place inside), else ``model``."""
+    unwrap = getattr(model, "get_base_model", None)
+    return unwrap() if unwrap else model
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside; afterwards every module is in the mode it was in, also where modes were mixed."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def takes(bare: Any, argument: str) -> bool:
+    """Whether the model's ``forward`` names this argument."""
+    return argument in inspect.signature(type(bare).forward).parameters
+
+
+def model_inputs(
+    bare: Any,
+    tokens_BT: Tensor,
+    *,
+    mask_BT: Tensor | None = None,
+    positions_BT: Tensor | None = None,
+    use_cache: bool,
+    cache: Any = None,
+) -> dict[str, Any]:
+    """Keyword arguments for ``bare``'s forward; BLOOM has no ``position_ids`` and counts through the mask (alibi)."""
+    inputs: dict[str, Any] = {"input_ids": tokens_BT, "use_cache": use_cache}
+    if mask_BT is not None:
+        inputs["attention_mask"] = mask_BT
+    if positions_BT is not None and takes(bare, "position_ids"):
+        inputs["position_ids"] = positions_BT
+    if cache is not None:
+        inputs["past_key_values"] = cache
+    return inputs

@@ -1,0 +1,107 @@
+"""Whether a folder is a model, told from names and headers alone, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hantune.errors import ModelError
+from hantune.models.shards import INDEX, read_header, weight_files
+
+LFS_START = b"version https://git-lfs"
+
+
+def require_model(folder: Path) -> list[Path]:
+    """The weight files of ``folder``, every one present and as long as its header says.
+
+    Raises: ModelError ``model.adapter-not-model``, ``model.meta-layout``, ``model.pickle-only``, ``model.no-weights``,
+        ``model.no-config``, ``model.bad-config``, ``model.bad-index``, ``model.shard-missing``, ``model.lfs-pointer``,
+        ``model.torn-file``.
+    """
+    files = weight_files(folder)
+    if not files:
+        raise _no_weights(folder)
+    read_config(folder)
+    missing = [path.name for path in files if not path.exists()]
+    if missing:
+        raise ModelError(
+            "model.shard-missing",
+            f"索引里的 {len(files)} 个权重文件缺了 {len(missing)} 个: {'、'.join(missing[:3])}",
+            place=str(folder / INDEX),
+            hint="把缺的文件补齐 (重新下载或拷贝), 然后 hantune model check 文件夹",
+        )
+    for path in files:
+        require_no_pointer(path)
+        read_header(path)
+    return files
+
+
+def _no_weights(folder: Path) -> ModelError:
+    """Why there are no safetensors in ``folder``, as far as the other names tell."""
+    names = {item.name for item in folder.iterdir()}
+    if "adapter_config.json" in names:
+        return ModelError(
+            "model.adapter-not-model",
+            "这是适配器文件夹, 只有几 MB 的改动, 不是完整的模型",
+            place=str(folder),
+            hint=f"直接用它聊天: hantune chat {folder}; 或合成完整模型: hantune model merge {folder} --out 新文件夹",
+        )
+    if any(name.startswith("consolidated.") for name in names) or "params.json" in names:
+        return ModelError(
+            "model.meta-layout",
+            "这是 Meta 原版的权重 (consolidated.*.pth, params.json), 不是 Hugging Face 格式",
+            place=str(folder),
+            hint="用 Hugging Face 上同名的 -hf 版本, 或者先转换成 Hugging Face 格式 (safetensors)",
+        )
+    if any(name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json")) for name in names):
+        return ModelError(
+            "model.pickle-only",
+            "权重是 pickle 格式 (pytorch_model*.bin): 打开它等于运行里面的程序, hantune 不打开",
+            place=str(folder),
+            hint="换同一个模型的 safetensors 版本, 或者在信得过来源时自己转换成 safetensors",
+        )
+    inner = [name for name in ("model", "merged", "adapter") if (folder / name).is_dir()]
+    hint = (
+        f"模型也许在里面: {folder / inner[0]}" if inner else "补上 model.safetensors, 或新建: hantune model init 文件夹"
+    )
+    return ModelError("model.no-weights", "文件夹里没有模型权重 (*.safetensors)", place=str(folder), hint=hint)
+
+
+def require_no_pointer(path: Path) -> None:
+    """Nothing, unless ``path`` is the note that git leaves where Git LFS should have put the file.
+
+    Raises: ModelError ``model.lfs-pointer``.
+    """
+    with path.open("rb") as file:
+        if file.read(len(LFS_START)) == LFS_START:
+            raise ModelError(
+                "model.lfs-pointer",
+                f"{path.name} 只是 Git LFS 的占位文件, 真正的内容没有下载",
+                place=str(path),
+                hint=f"cd {path.parent} && git lfs install && git lfs pull",
+            )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` as it stands.
+
+    Raises: ModelError ``model.no-config``, ``model.bad-config``.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(
+            "model.no-config", "有权重, 但是没有 config.json", place=str(folder), hint="从原来的模型拷来 config.json"
+        )
+    require_no_pointer(path)
+    try:
+        config = json.loads(path.read_bytes())
+        config["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "model.bad-config",
+            "config.json 读不懂: 不是完整的 JSON, 或者没有 model_type",
+            place=str(path),
+            hint="从原来的模型重新拷一份 config.json",
+        ) from error
+    return dict(config)

@@ -1,0 +1,147 @@
+"""Loading a model with a strict report: what is missing, left over or of another shape stops it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hantune.errors import ModelError
+from hantune.models.folder import read_config, require_model
+from hantune.models.hub import local_folder
+from hantune.models.tokenizer import has_tokenizer, load_tokenizer, num_ids
+
+__all__ = ["chat_template", "load_model", "load_tokenizer", "model_type", "require_rows"]
+
+SHOWN = 3
+"""How many tensor names an error names."""
+
+
+def load_model(path: str | Path, *, dtype: torch.dtype, device: str = "cpu", revision: str | None = None) -> Any:
+    """The causal language model of a folder or hub id, in eval mode, every parameter from the file and in ``dtype``.
+
+    Code that comes with a model is never run; pickles are never opened.
+
+    Raises: the ModelErrors of ``require_model``; ModelError ``model.not-found``, ``model.unknown-type``,
+        ``model.keys``, ``model.vocab-too-small``; NetworkError ``hub.unreachable``.
+    """
+    folder = local_folder(path, revision=revision)
+    require_model(folder)
+    model = load_checked(folder, dtype=dtype, device_map=None if device == "cpu" else {"": device})
+    if has_tokenizer(folder):
+        require_rows(model, load_tokenizer(folder), place=str(folder))
+    return model
+
+
+def load_checked(folder: Path, *, dtype: torch.dtype, device_map: Any = None) -> Any:
+    """``from_pretrained`` whose findings are errors; ``device_map="meta"`` compares names and shapes without weights.
+
+    Raises: ModelError ``model.unknown-type``, ``model.keys``.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers():
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=device_map,
+            attn_implementation=attention_of(folder),
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, for all tensors at once
+        )
+    problems = [
+        ("缺少", found["missing_keys"]),
+        ("多出", found["unexpected_keys"]),
+        ("形状不符", {f"{name} {tuple(have)}, 应为 {tuple(want)}" for name, have, want in found["mismatched_keys"]}),
+        ("读不出", set(found.get("error_msgs", ()))),
+    ]
+    lines = [_problem(kind, names) for kind, names in problems if names]
+    if lines:
+        raise ModelError(
+            "model.keys",
+            "权重和 config.json 对不上: " + "; ".join(lines),
+            place=str(folder),
+            hint="config.json 和权重要来自同一个模型: 两样一起重新下载或拷贝",
+        )
+    return model
+
+
+def _problem(kind: str, names: Any) -> str:
+    shown = sorted(map(str, names))
+    more = f" 等 {len(shown)} 个" if len(shown) > SHOWN else ""
+    return f"{kind} {'、'.join(shown[:SHOWN])}{more}"
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No load report and no bars of transformers: our own error and progress say it."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def model_class(folder: Path) -> tuple[Any, Any]:
+    """(config, class) that transformers itself has for the folder's ``model_type``.
+
+    Raises: ModelError ``model.unknown-type``, ``model.bad-config``.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    name = read_config(folder)["model_type"]
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except (ValueError, KeyError) as error:
+        raise ModelError(
+            "model.unknown-type",
+            f"不认识的模型种类: {name} (要的是因果语言模型, 而且不运行模型自带的代码)",
+            place=str(folder / "config.json"),
+            hint="换 transformers 支持的模型, 比如 Llama, BLOOM, Qwen; 新模型先升级: pip install -U transformers",
+        ) from error
+
+
+def attention_of(folder: Path) -> str:
+    """``sdpa`` where the family has it, else ``eager``."""
+    _, family = model_class(folder)
+    return "sdpa" if getattr(family, "_supports_sdpa", False) else "eager"
+
+
+def require_rows(model: Any, tokenizer: Any, *, place: str) -> None:
+    """Nothing, if every id of the tokenizer has an embedding row.
+
+    Raises: ModelError ``model.vocab-too-small``.
+    """
+    rows, needed = model.get_input_embeddings().weight.shape[0], num_ids(tokenizer)
+    if needed > rows:
+        raise ModelError(
+            "model.vocab-too-small",
+            f"分词器有 {needed} 个编号, 模型的词表只有 {rows} 行: 多出的编号会越界",
+            place=place,
+            hint="换回模型自己的分词器; 如果多的是后加的 <PAD>, 从 tokenizer_config.json 里删掉它, hantune 会另选填充符",
+        )
+
+
+def model_type(path: str | Path) -> str:
+    """``model_type`` of a model folder's config: ``llama``, ``bloom`` ..."""
+    return str(read_config(local_folder(path))["model_type"])
+
+
+def chat_template(tokenizer: Any) -> str | None:
+    """The Jinja chat template that a loaded tokenizer carries, or None."""
+    found = tokenizer.chat_template
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found if isinstance(found, str) else None

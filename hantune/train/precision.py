@@ -1,0 +1,89 @@
+"""In which numbers a run computes, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from hantune.errors import ConfigError, MachineError
+
+MIN_BF16_PARAMETERS = 30_000_000
+"""Below this a CPU spends its time outside the matrix products, and bf16 wins nothing (docs/decisions.md)."""
+
+Asked = Literal["auto", "float32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """``weights``: dtype of the frozen base (trained weights are always float32). ``compute``: dtype of the products."""
+
+    name: str
+    weights: torch.dtype
+    compute: torch.dtype
+    reason: str
+
+    @property
+    def is_mixed(self) -> bool:
+        return self.compute != torch.float32
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``plan.json``."""
+        return {"name": self.name, "weights": str(self.weights).removeprefix("torch."), "reason": self.reason}
+
+
+def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device to compute on; a card counts only if a kernel really runs on it.
+
+    Raises: MachineError ``machine.no-cuda`` when a card was asked for and none works.
+    """
+    if asked == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        try:
+            torch.ones(8, device="cuda").sum().item()
+        except RuntimeError as error:
+            if asked == "cuda":
+                raise MachineError(
+                    "machine.no-cuda", f"看得到显卡, 但算不了: {error}", hint="train.device=cpu, 或装与驱动相配的 PyTorch"
+                ) from error
+        else:
+            return torch.device("cuda")
+    if asked == "cuda":
+        raise MachineError("machine.no-cuda", "这个 PyTorch 看不到显卡", hint="train.device=cpu, 或装 CUDA 版 PyTorch")
+    return torch.device("cpu")
+
+
+def choose_precision(asked: Asked, device: torch.device, *, is_adapter: bool, num_parameters: int) -> Precision:
+    """The precision for this machine and model, with its reason in Chinese. A pure function of machine and arguments.
+
+    Raises: ConfigError ``train.fp16-on-cpu``.
+    """
+    if asked == "fp16" and device.type == "cpu":
+        raise ConfigError("train.fp16-on-cpu", "CPU 上不能用 fp16", place="train.precision", hint="train.precision=auto")
+    name, reason = (asked, "配置里指定的") if asked != "auto" else _automatic(device, is_adapter, num_parameters)
+    compute = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    weights = compute if is_adapter else torch.float32
+    return Precision(name=name, weights=weights, compute=compute, reason=reason)
+
+
+def _automatic(device: torch.device, is_adapter: bool, num_parameters: int) -> tuple[str, str]:
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return "bf16", f"显卡计算能力 {major}.{minor}, 有 bf16 矩阵单元"
+        return "fp16", f"显卡计算能力 {major}.{minor} 没有 bf16 单元; 用 fp16, 适配器保持 float32, 并缩放损失"
+    if not cpu_has_bf16():
+        return "float32", "这个 CPU 没有 bf16 指令, 用 bf16 反而更慢"
+    if num_parameters < MIN_BF16_PARAMETERS:
+        return "float32", f"模型只有 {num_parameters / 1e6:.1f} 百万参数, bf16 省不了时间"
+    if not is_adapter:
+        return "float32", "训练全部参数时 CPU 用 float32 最稳"
+    return "bf16", "CPU 有 bf16 指令 (AVX512-BF16 或 AMX), 矩阵乘法约快一倍; 适配器保持 float32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices in hardware."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

@@ -1,0 +1,200 @@
+"""The main job in one go: prepare, train, evaluate before and after, merge, report. What ``run_finetune.sh`` runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hantune.config.schema import RunConfig
+from hantune.errors import ConfigError, DataError, ModelError
+from hantune.log import console, read_events
+from hantune.paths import RunFolder, free_run_folder, write_json
+
+if TYPE_CHECKING:
+    from hantune.data.types import Conversation
+    from hantune.train.run import TrainResult
+
+EVALUATED_DIALOGUES = 16
+"""Held-out dialogues answered before and after: enough to see the change, few enough for a CPU."""
+ANSWER_TOKENS = 48
+
+HUB_DIALOGUES = {"lccc-base", "lccc-large", "thu-coai/lccc-base", "thu-coai/lccc"}
+"""Names old guides give; their files must be downloaded first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to tune on what. ``overrides`` are dotted configuration keys; they beat ``config_file`` (YAML)."""
+
+    model: str
+    dataset: str
+    output: Path
+    config_file: Path | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    max_samples: int | None = None
+    max_turns: int | None = None
+    val_share: float = 0.05
+    reuse_prepared: bool = False
+    local_model: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """Where everything lies, and the evaluation before and after."""
+
+    training: TrainResult
+    evaluation: dict[str, Any]
+    merge: dict[str, Any] | None
+    report: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            **self.training.as_dict(),
+            "evaluation": {
+                when: {part: value for part, value in found.items() if part != "answers"}
+                for when, found in self.evaluation.items()
+            },
+            "merge": self.merge,
+            "report": str(self.report),
+        }
+
+
+def finetune(job: Job) -> JobResult:
+    """Do the whole job.
+
+    Raises: DataError, ModelError, RefusedError, TrainError; what was finished stays on disk.
+    """
+    from hantune.models.merge import merge
+    from hantune.report.page import write_report
+    from hantune.train.run import train
+
+    _check_inputs(job)
+    run = free_run_folder(job.output)
+    console.say("[1/5] 整理数据")
+    prepared = _prepared_folder(job, run)
+    config = _config(job, run, prepared)
+    console.say("[2/5] 训练")
+    training = train(config)
+    console.say("[3/5] 同样的问题, 训练前后各答一次")
+    evaluation = evaluate_before_and_after(run, config, _held_out_dialogues(prepared))
+    write_json(run.evaluation, evaluation)
+    merged = None
+    if config.adapter.kind == "lora":
+        console.say("[4/5] 合并并核对")
+        merged = merge(run.adapter, run.merged)
+    console.say("[5/5] 写报告")
+    report = write_report(run)
+    return JobResult(training=training, evaluation=evaluation, merge=merged, report=report)
+
+
+def default_output() -> Path:
+    """``runs/finetune-DATE-TIME``."""
+    return Path(time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
+
+
+def _check_inputs(job: Job) -> None:
+    """Refuse at once what would only fail after minutes."""
+    from hantune.models.check import check_model
+
+    dataset = Path(job.dataset).expanduser()
+    if not job.reuse_prepared and not dataset.exists() and job.dataset in HUB_DIALOGUES:
+        raise DataError(
+            "source.hub-name",
+            f"{job.dataset} 是网上数据集的名字, 现在只能用本地文件",
+            place="--dataset_name",
+            hint="先下载 lccc_base_train.jsonl.gz, 再 --dataset_name lccc_base_train.jsonl.gz",
+        )
+    if Path(job.model).expanduser().is_dir():
+        check_model(Path(job.model).expanduser())
+    elif job.local_model:
+        raise ModelError(
+            "model.not-found", f"没有这个模型文件夹: {job.model}", place=job.model, hint="ls 看看名字, 或去掉 --local_model"
+        )
+
+
+def _prepared_folder(job: Job, run: RunFolder) -> Path:
+    """Prepare into the run, or take what an earlier job prepared (``--skip_data_prep``)."""
+    from hantune.data.prepare import prepare
+    from hantune.data.prepared import is_prepared
+
+    if job.reuse_prepared:
+        candidates = [Path(job.dataset).expanduser(), RunFolder(job.output).prepared]
+        for candidate in candidates:
+            if is_prepared(candidate):
+                return candidate
+        raise ConfigError(
+            "finetune.nothing-prepared",
+            "要跳过整理, 但找不到整理好的数据",
+            place=str(candidates[-1]),
+            hint="去掉 --skip_data_prep, 或用 --output_dir 指向上次的文件夹",
+        )
+    if is_prepared(Path(job.dataset).expanduser()):
+        return Path(job.dataset).expanduser()
+    manifest = prepare(
+        [job.dataset],
+        run.prepared,
+        max_samples=job.max_samples,
+        max_turns=job.max_turns,
+        val_share=job.val_share,
+    )
+    console.say(f"读入 {manifest['read']} 条, 训练 {manifest['train']} 条, 验证 {manifest['val']} 条")
+    return run.prepared
+
+
+def _config(job: Job, run: RunFolder, prepared: Path) -> RunConfig:
+    """The run's configuration: defaults, the job's overrides, its paths.
+
+    Raises: ConfigError for a value out of range.
+    """
+    from hantune.config.io import as_overrides, load_config
+
+    values = {
+        **job.overrides,
+        "model.path": job.model,
+        "data.path": str(prepared),
+        "train.output_dir": str(run.root),
+    }
+    if job.max_samples is not None:
+        values["data.max_samples"] = job.max_samples
+    if job.max_turns is not None:
+        values["data.max_turns"] = job.max_turns
+    return load_config(job.config_file, as_overrides(values)).config
+
+
+def _held_out_dialogues(prepared: Path) -> list[Conversation]:
+    """The first held-out dialogues (training ones where none is held out)."""
+    from itertools import islice
+
+    from hantune.data.prepared import open_prepared
+
+    data = open_prepared(prepared)
+    part = "val" if data.count("val") else "train"
+    return list(islice(data.conversations(part), EVALUATED_DIALOGUES))  # type: ignore[arg-type]
+
+
+def evaluate_before_and_after(
+    run: RunFolder, config: RunConfig, dialogues: Sequence[Conversation]
+) -> dict[str, Any]:
+    """``{"before": {"metrics", "answers", "held_out"}, "after": ...}``, both under the run's own template."""
+    from hantune.evaluate.answers import evaluate_model
+    from hantune.infer.engine import open_engine
+
+    asked: dict[str, Any] = {"max_samples": EVALUATED_DIALOGUES, "max_tokens": ANSWER_TOKENS}
+    tuned = open_engine(run.root, device=config.train.device)
+    after = evaluate_model(tuned, dialogues, **asked)
+    if config.adapter.kind == "lora":
+        with tuned.model.disable_adapter():
+            before = evaluate_model(tuned, dialogues, **asked)
+    else:
+        base = open_engine(config.model.path, device=config.train.device)
+        base.template = tuned.template
+        before = evaluate_model(base, dialogues, **asked)
+    evals = read_events(run.events, "eval")
+    for found, event in ((before, evals[:1]), (after, evals[-1:])):
+        if event:
+            found["held_out"] = {key: event[0][key] for key in ("loss", "perplexity", "bits_per_character")}
+    return {"before": before, "after": after}

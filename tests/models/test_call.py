@@ -1,0 +1,43 @@
+"""Laws of calling a model: modes come back, and only named arguments are passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from hantune.models.call import bare_model, evaluating, model_inputs, takes
+
+
+def test_modes_come_back_even_when_they_were_mixed_and_the_work_failed() -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2))
+    model.train()
+    model[1].eval()
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise ZeroDivisionError
+    assert [module.training for module in model.modules()] == [True, True, False]
+
+
+def test_bloom_is_given_no_positions_and_llama_is(
+    tiny_llama: Callable[..., Any], tiny_bloom: Callable[..., Any], sp_tokenizer: Any, byte_tokenizer: Any
+) -> None:
+    tokens_BT = torch.tensor([[5, 6]])
+    positions_BT = torch.tensor([[0, 1]])
+    given = [
+        set(model_inputs(model, tokens_BT, positions_BT=positions_BT, use_cache=False))
+        for model in (tiny_llama(sp_tokenizer), tiny_bloom(byte_tokenizer))
+    ]
+    assert given == [{"input_ids", "use_cache", "position_ids"}, {"input_ids", "use_cache"}]
+
+
+def test_bare_model_looks_through_peft(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_llama(sp_tokenizer)
+    assert bare_model(model) is model
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    assert bare_model(wrapped) is model
+    assert takes(bare_model(wrapped), "logits_to_keep")

@@ -1,0 +1,219 @@
+"""What must train identically does: packed = sorted = one by one, 1 x 8 = 8 x 1, resumed = uninterrupted."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hantune.config.schema import RunConfig, TrainSection
+from hantune.data.batch import collate
+from hantune.data.types import Example
+from hantune.errors import Interrupted, TrainError
+from hantune.log import EventLog, read_events
+from hantune.models.loss import supervised_nats
+from hantune.paths import RunFolder
+from hantune.train import checkpoint as checkpoints
+from hantune.train.loop import Loop, StepResult
+from hantune.train.parallel import make_accelerator
+from hantune.train.plan import make_plan
+from hantune.train.precision import choose_precision
+
+CPU = torch.device("cpu")
+
+
+class Chats:
+    """Random examples of different lengths: a prompt that is not learned, an answer that is."""
+
+    def __init__(self, count: int = 24, vocabulary: int = 300, seed: int = 0) -> None:
+        draw = np.random.default_rng(seed)
+        self.examples = []
+        for length in draw.integers(4, 40, size=count):
+            prompt = int(draw.integers(1, length - 1))
+            ids = tuple(int(i) for i in draw.integers(4, vocabulary, size=length))
+            self.examples.append(Example(ids=ids, mask=(0,) * prompt + (1,) * (int(length) - prompt)))
+        self.lengths = np.array([len(example.ids) for example in self.examples])
+        self.characters = self.lengths
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+
+@pytest.fixture
+def model(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Any:
+    return tiny_llama(sp_tokenizer)
+
+
+def gradients(model: Any, cuts: list[list[Example]], layout: str) -> tuple[float, dict[str, Tensor]]:
+    """Mean loss and gradients of one step that is cut so."""
+    model.zero_grad()
+    batches = [collate(cut, layout=layout, pad_id=3) for cut in cuts]  # type: ignore[arg-type]
+    supervised = sum(batch.num_supervised for batch in batches)
+    total = 0.0
+    for batch in batches:
+        nats, count = supervised_nats(model, batch)
+        assert count == batch.num_supervised
+        (nats / supervised).backward()
+        total += float(nats.detach())
+    return total / supervised, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(one: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> None:
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    for name, gradient in one[1].items():
+        scale = float(gradient.norm()) or 1.0
+        assert float((gradient - other[1][name]).norm()) / scale < 1e-5, name
+
+
+def test_packed_sorted_and_one_by_one_give_the_same_gradients(model: Any) -> None:
+    examples = Chats(8).examples
+    one_by_one = gradients(model, [[example] for example in examples], "sorted")
+    assert_same(one_by_one, gradients(model, [examples], "packed"))
+    assert_same(one_by_one, gradients(model, [examples], "sorted"))
+    assert_same(one_by_one, gradients(model, [examples[:3], examples[3:]], "packed"))
+
+
+def test_bloom_sorted_equals_one_by_one(tiny_bloom: Callable[..., Any], byte_tokenizer: Any) -> None:
+    model = tiny_bloom(byte_tokenizer)
+    examples = Chats(8).examples
+    assert_same(
+        gradients(model, [[example] for example in examples], "sorted"), gradients(model, [examples], "sorted")
+    )
+
+
+def test_packed_documents_leak_with_hf_cache_and_not_here(model: Any) -> None:
+    """HF's packed path with its default ``use_cache`` lets documents see each other without a word (notes, cpu)."""
+    first, second, other = Chats(3).examples
+    position = len(first.ids)
+
+    def logits(lead: Example, **settings: Any) -> Tensor:
+        batch = collate([lead, second], layout="packed", pad_id=3)
+        with torch.no_grad():
+            return model(batch.tokens_BT, position_ids=batch.positions_BT, **settings).logits[0, -len(second.ids) :]
+
+    lead = Example(ids=other.ids[:position] + first.ids[len(other.ids[:position]) :], mask=first.mask)
+    assert torch.equal(logits(first, use_cache=False), logits(lead, use_cache=False))
+    assert not torch.allclose(logits(first), logits(lead)), "transformers mended its default: the guard may go"
+    alone = collate([second], layout="packed", pad_id=3)
+    packed = collate([first, second], layout="packed", pad_id=3)
+    with torch.no_grad():
+        together = supervised_nats(model, packed)[0] - supervised_nats(
+            model, collate([first], layout="packed", pad_id=3)
+        )[0]
+        assert float(together) == pytest.approx(float(supervised_nats(model, alone)[0]), rel=1e-5)
+
+
+def make_loop(
+    folder: Path, model: Any, *, samples: Chats | None = None, evaluate: Any = None, **settings: Any
+) -> tuple[Loop, EventLog]:
+    """A loop over random chats, on the CPU in float32."""
+    config = RunConfig(train=TrainSection(**({"batch_size": 4, "epochs": 1, "learning_rate": 1e-2} | settings)))
+    samples = samples or Chats()
+    run = RunFolder(folder)
+    run.root.mkdir(parents=True, exist_ok=True)
+    precision = choose_precision("float32", CPU, is_adapter=False, num_parameters=1)
+    events = EventLog(run.events)
+    loop = Loop(
+        model=model,
+        samples=samples,
+        plan=make_plan(config, num_samples=len(samples), num_val=0, can_pack=True),
+        section=config.train,
+        pad_id=3,
+        accelerator=make_accelerator(CPU, precision),
+        run=run,
+        events=events,
+        answers=EventLog(run.samples),
+        evaluate=evaluate or (lambda step: None),
+    )
+    return loop, events
+
+
+def weights(model: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("other", [{"batch_size": 1, "accumulation_steps": 8}, {"batching": "packed", "batch_size": 8}])
+def test_a_step_of_eight_is_the_same_however_it_is_cut(
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any, other: dict[str, Any]
+) -> None:
+    results = []
+    for number, settings in enumerate(({"batch_size": 8}, other)):
+        model = tiny_llama(sp_tokenizer)
+        loop, _ = make_loop(tmp_path / str(number), model, max_steps=2, learning_rate=1e-3, **settings)
+        loop.train()
+        events = read_events(tmp_path / str(number) / "events.jsonl", "step")
+        results.append((weights(model), [event["loss"] for event in events]))
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
+    for name, weight in results[0][0].items():
+        torch.testing.assert_close(weight, results[1][0][name], rtol=1e-4, atol=5e-5)  # Adam lifts rounding
+
+
+def test_training_lowers_the_loss_and_evaluates_and_saves(tmp_path: Path, model: Any) -> None:
+    asked: list[int] = []
+
+    def evaluate(step: int) -> float:
+        asked.append(step)
+        return {0: 9.0, 2: 3.0, 4: 2.0, 6: 5.0}.get(step, 4.0)
+
+    loop, _ = make_loop(tmp_path, model, evaluate=evaluate, save_every_steps=3, epochs=2, keep_checkpoints=2)
+    loop.train()
+    losses = [event["loss"] for event in read_events(tmp_path / "events.jsonl", "step")]
+    assert losses[-1] < losses[0]
+    assert asked[0] == 0
+    assert asked[-1] == loop.plan.total_steps
+    assert loop.best is not None
+    assert (tmp_path / "checkpoints" / "best").read_text(encoding="utf-8").strip() == f"step-{loop.best[1]:06d}"
+
+
+def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any
+) -> None:
+    def fresh(folder: Path, stop_at: int | None = None) -> tuple[Any, Loop]:
+        model = tiny_llama(sp_tokenizer, attention_dropout=0.1)
+        evaluate = (lambda step: signal.raise_signal(signal.SIGTERM) if step == stop_at else None) if stop_at else None
+        loop, _ = make_loop(folder, model, evaluate=evaluate, epochs=2, accumulation_steps=2)
+        return model, loop
+
+    whole, loop = fresh(tmp_path / "whole")
+    loop.train()
+    _, loop = fresh(tmp_path / "cut", stop_at=2)
+    with pytest.raises(Interrupted) as caught:
+        loop.train()
+    assert caught.value.exit_code == 143
+    resumed, loop = fresh(tmp_path / "cut")
+    checkpoint = checkpoints.newest_checkpoint(RunFolder(tmp_path / "cut"))
+    assert checkpoint is not None
+    loop.restore(checkpoint)
+    assert loop.step == 2
+    loop.train()
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight, weights(resumed)[name]), name
+
+    def story(folder: str) -> list[tuple[Any, ...]]:
+        steps = read_events(tmp_path / folder / "events.jsonl", "step")
+        return [(e["step"], e["loss"], e["learning_rate"], e["grad_norm"]) for e in steps]
+
+    assert story("whole") == story("cut")
+
+
+def test_three_bad_steps_in_a_row_stop_the_run(tmp_path: Path, model: Any) -> None:
+    loop, _ = make_loop(tmp_path, model, epochs=3)
+    before = weights(model)
+    bad = StepResult(loss=math.nan, grad_norm=1.0, tokens=1, supervised=1)
+    good = StepResult(loss=1.0, grad_norm=1.0, tokens=1, supervised=1)
+    for result in (bad, bad, good, bad, bad):
+        loop._update(result)
+    with pytest.raises(TrainError) as caught:
+        loop._update(bad)
+    assert caught.value.code == "train.not-finite"
+    assert all(torch.equal(weight, weights(model)[name]) for name, weight in before.items())
