@@ -11,8 +11,8 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ class RunFolder:
                     hint="等它结束, 或者换一个文件夹: train.output_dir=runs/另一个名字",
                 )
             os.ftruncate(handle, 0)
-            os.write(handle, f"进程 {os.getpid()} @ {socket.gethostname()}".encode())
+            os.write(handle, f"进程 {os.getpid()} @ {platform.node()}".encode())
             yield
         finally:
             os.close(handle)

@@ -32,9 +32,11 @@ hantune config check run.yaml                  一次列出全部错误
 hantune train run.yaml train.epochs=1          命令行上的 节.设置=值 优先
 ```
 
-优先级从低到高: 默认值, 预设 (文件顶上一行 `preset: 名字`, 或 `--preset`), 文件, 命令行. 文件里的相对路径从运行命令的文件夹算起.
+优先级从低到高: 默认值, 预设 (文件顶上一行 `preset: 名字`, 或 `--preset`), 文件, 命令行.
+文件里的相对路径从运行命令的文件夹算起.
 
-- 值的类型由 YAML 决定: `8` 是整数, `2e-4` 是数, `true` 和 `false` 是开关, `null` 是留空, `[a, b]` 是列表. 数字不要加引号.
+- 值的类型由 YAML 决定: `8` 是整数, `2e-4` 是数, `true` 和 `false` 是开关, `null` 是留空, `[a, b]` 是列表.
+  数字不要加引号.
 - 命令行上的值也这样读: `train.max_steps=null`, `adapter.targets=[q_proj, v_proj]`, `eval.max_samples=50`.
 - 写错的名字会提示最接近的设置, 其它工具的名字也认得 (见最后).
 - 密钥, 密码, 令牌不能写进配置: 配置会抄进运行文件夹和报告.
@@ -45,31 +47,36 @@ def page() -> str:
     """The reference page as Markdown."""
     lines = [HEAD]
     for section, section_class in sections().items():
-        lines += [f"## {section}: {section_class.__doc__}", "", "| 设置 | 类型 | 默认 | 说明 |", "|---|---|---|---|"]
-        for setting in settings().values():
-            if setting.section == section:
-                cells = (
-                    f"`{setting.name}`",
-                    setting.description,
-                    f"`{write_value(setting.default)}`",
-                    setting.sentence,
-                )
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines += [f"## {section}: {section_class.__doc__}", "", *table("设置", "类型", "默认", "说明")]
+        lines += [
+            row(f"`{setting.name}`", setting.description, f"`{write_value(setting.default)}`", setting.sentence)
+            for setting in settings().values()
+            if setting.section == section
+        ]
         lines.append("")
-    lines += ["## 预设", "", "| 名字 | 用在哪里 | 和默认不同的设置 |", "|---|---|---|"]
-    for name in preset_names():
-        first = preset_text(name).splitlines()[0].partition(": ")[2]
-        changed = load_config(None, preset=name).config
-        values = {
-            key: getattr(getattr(changed, setting.section), setting.key)
-            for key, setting in settings().items()
-            if getattr(getattr(changed, setting.section), setting.key) != setting.default
-        }
-        lines.append(f"| `{name}` | {first} | {', '.join(f'`{key}={write_value(v)}`' for key, v in values.items())} |")
-    lines += ["", "## 其它工具的名字", "", "| 那里 | 这里 |", "|---|---|"]
-    lines += [f"| `{other}` | `{ours}` |" for other, ours in OTHER_NAMES.items()]
-    lines += [f"| `{other}` | {reason} |" for other, reason in WITHOUT_COUNTERPART.items()]
+    lines += ["## 预设", "", *table("名字", "用在哪里", "和默认不同的设置"), *map(preset_row, preset_names())]
+    lines += ["", "## 其它工具的名字", "", *table("那里", "这里")]
+    lines += [row(f"`{other}`", f"`{ours}`") for other, ours in OTHER_NAMES.items()]
+    lines += [row(f"`{other}`", reason) for other, reason in WITHOUT_COUNTERPART.items()]
     return "\n".join(lines) + "\n"
+
+
+def table(*titles: str) -> list[str]:
+    """The two head lines of a Markdown table."""
+    return [row(*titles), "|" + "---|" * len(titles)]
+
+
+def row(*cells: str) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def preset_row(name: str) -> str:
+    """A preset's name, use, and what it sets otherwise than the defaults."""
+    config = load_config(None, preset=name).config
+    values = {key: getattr(getattr(config, setting.section), setting.key) for key, setting in settings().items()}
+    changed = [f"`{key}={write_value(v)}`" for key, v in values.items() if v != settings()[key].default]
+    return row(f"`{name}`", preset_text(name).splitlines()[0].partition(": ")[2], ", ".join(changed))
 
 
 def preset(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,8 +114,6 @@ def _entry(messages: list[Any], done: Any) -> dict[str, Any]:
 
 def _read(prompt: str) -> str:
     """A line from the terminal, with line editing where Python has it."""
-    try:
+    with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  # importing it is what turns editing on
-    except ImportError:
-        pass
     return input(prompt)

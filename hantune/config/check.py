@@ -219,9 +219,10 @@ def unknown(name: str, place: str) -> ConfigError:
     reason = WITHOUT_COUNTERPART.get(plain(name).rpartition(".")[2])
     guess = None if reason else meant(name)
     message = f"没有这个设置 {name}"
-    if "." not in name and guess is None and not reason:
-        section = meant_section(name)
-        message = f"没有这一节 {name}" + (f"; 是不是 {section}?" if section else "")
+    first = name.partition(".")[0]
+    if first not in sections() and guess is None and not reason:
+        section = meant_section(first)
+        message = f"没有这一节 {first}" + (f"; 是不是 {section}?" if section else "")
         return ConfigError("config.unknown-key", message, place=place, hint=f"可用的节: {', '.join(sections())}")
     if guess:
         hint = f"改成 {guess}" if place == COMMAND_LINE else f"改成 {guess.replace('.', ': 下面的 ')}"

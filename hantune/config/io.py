@@ -19,7 +19,7 @@ from ruamel.yaml.tokens import CommentToken
 from hantune.config.check import COMMAND_LINE, Findings, overrides_of, raise_problems, require_complete, validate, walk
 from hantune.config.fields import sections, settings
 from hantune.config.schema import RunConfig
-from hantune.config.text import parse_scalar, parse_text
+from hantune.config.text import escaped, parse_scalar, parse_text
 from hantune.errors import ConfigError
 
 __all__ = [
@@ -42,10 +42,11 @@ DEFAULT = "默认"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """A configuration and, for each dotted name, where its value comes from: 默认, 预设 NAME, FILE:LINE, 命令行."""
+    """A configuration, where each value comes from (默认, 预设 NAME, FILE:LINE, 命令行), and the preset below it."""
 
     config: RunConfig
     origins: dict[str, str]
+    preset: str | None = None
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = (), preset: str | None = None) -> Loaded:
@@ -71,8 +72,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = (), preset: str | 
     found.pop("preset", None)
     config = validate(found, problems)
     raise_problems(problems)
-    origins = {name: found[name].origin if name in found else DEFAULT for name in settings()}
-    return Loaded(config=config, origins=origins)
+    origins = {key: found[key].origin if key in found else DEFAULT for key in settings()}
+    return Loaded(config=config, origins=origins, preset=name)
 
 
 def _read_file(path: Path, problems: list[ConfigError]) -> Findings:
@@ -191,7 +192,7 @@ def write_value(value: Any) -> str:
 def _quoted(text: str) -> str:
     """A double-quoted text: JSON's escapes are YAML's; what cannot be printed is escaped as well."""
     return "".join(
-        character if character.isprintable() and character != "\ufeff" else json.dumps(character)[1:-1]
+        character if character.isprintable() else escaped(character)
         for character in json.dumps(text, ensure_ascii=False)
     )
 

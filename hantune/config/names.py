@@ -133,7 +133,7 @@ OTHER_VALUES: dict[str, dict[str, str]] = {
 SECRET = re.compile(
     r"pass(word|wd|phrase)|secret|credential|密码|密钥|口令"
     r"|(^|_)(api|access|private|auth)_?key$"
-    r"|^(?!.*(pad|eos|bos|unk|sep|cls|mask|stop|special)_).*(^|_)token$"
+    r"|^(?!.*(pad|eos|bos|unk|sep|cls|mask|stop|special|max|min|num|new|batch)_).*(^|_)token$"
 )
 """Names under which people keep secrets; ``pad_token`` and its like are not."""
 
@@ -159,16 +159,16 @@ def is_secret(key: str, value: object) -> bool:
 def meant(name: str) -> str | None:
     """Our dotted name that ``name`` (``train.batchsize``, ``lora_r``, ``epochs``) most likely means, or None."""
     section, _, key = plain(name).rpartition(".")
-    if plain(name) in settings():
-        return plain(name)
+    section = meant_section(section) or section
+    if f"{section}.{key}" in settings():
+        return f"{section}.{key}"
     if key in OTHER_NAMES:
         return OTHER_NAMES[key]
     homes = [setting.name for setting in settings().values() if setting.key == key]
     if homes:
         return next((home for home in homes if home.startswith(f"{section}.")), homes[0])
     own = {setting.key: setting.name for setting in settings().values() if setting.section == section}
-    whole = {name: name for name in settings()}
-    return _nearest(key, own) or _nearest(plain(name), whole) or _nearest(key, _last_words())
+    return _nearest(key, own) or _nearest(key, _last_words())
 
 
 def _nearest(word: str, names: dict[str, str]) -> str | None:
@@ -179,7 +179,7 @@ def _nearest(word: str, names: dict[str, str]) -> str | None:
 
 def meant_section(name: str) -> str | None:
     """The section that ``name`` most likely means, or None."""
-    near = difflib.get_close_matches(plain(name), list(sections()), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(plain(name), sections(), n=1, cutoff=0.6)
     return near[0] if near else None
 
 

@@ -59,7 +59,7 @@ def parse_text(text: str, file: str, *, as_json: bool | None = None) -> tuple[En
     """
     if file.endswith(".json") if as_json is None else as_json:
         check_json(text, file)
-        text = text.replace("\t", " ")  # legal between JSON's tokens, not in YAML; inside JSON texts it cannot stand
+        text = _json_as_yaml(text)
     yaml = YAML(typ="safe", pure=True)
     try:
         node = yaml.compose(text)
@@ -98,6 +98,17 @@ def check_json(text: str, file: str) -> Any:
             place=f"{file}:{line}",
             hint=f"打开 {file} 第 {line} 行改好",
         ) from None
+
+
+def _json_as_yaml(text: str) -> str:
+    """Valid JSON as YAML: tabs, legal only between tokens, become blanks; what YAML calls unprintable is escaped."""
+    text = text.replace("\t", " ")
+    return "".join(sign if sign.isprintable() or sign in "\r\n" else escaped(sign) for sign in text)
+
+
+def escaped(character: str) -> str:
+    """One character as JSON and YAML both escape it: ``\\u007f``."""
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
 
 
 def _entries(yaml: YAML, node: MappingNode, depth: int) -> tuple[Entry, ...]:

@@ -29,6 +29,8 @@ NAMES = {
     "utf-16-le": "UTF-16 LE",
     "utf-16-be": "UTF-16 BE",
 }
+_SEPARATOR = re.compile(rb'[\n\t",]')
+"""Bytes that are no part of a character in either encoding."""
 OTHERS = frozenset({"big5", "big5hkscs", "cp950", "shift_jis", "cp932", "euc_jp", "euc_kr", "cp949", "utf_32"})
 """Encodings a guess of charset-normalizer is followed for; its single-byte guesses fit any bytes at all."""
 BROKEN = re.compile("[\ud800-\udfff]")
@@ -58,11 +60,11 @@ def open_text(path: Path, encoding: str) -> IO[str]:
 
 
 def telling_bytes(path: Path) -> bytes:
-    """The first 64 KB, or where they are all ASCII the first 64 KB block that is not, cut at line ends."""
+    """The first 64 KB, or where they are all ASCII the first block that is not, up to a line end if one is near."""
     with open_bytes(path) as file:
         first = block = file.read(SAMPLE_BYTES)
         while block and block.isascii() and b"\0" not in block:
-            block = file.readline(SAMPLE_BYTES) + file.read(SAMPLE_BYTES)
+            block = file.read(SAMPLE_BYTES)
         return (block + file.readline(SAMPLE_BYTES)) if block else first
 
 
@@ -98,22 +100,21 @@ def _utf16(sample: bytes) -> str | None:
 
 
 def _utf8_or_gb(sample: bytes) -> str | None:
-    """Whichever of the two decodes most of the lines that hold more than ASCII."""
-    lines = [line for line in sample.split(b"\n") if not line.isascii()]
-    if not lines:
+    """Whichever of the two decodes most of the pieces (lines, cells, strings) that hold more than ASCII."""
+    pieces = [piece for piece in _SEPARATOR.split(sample) if not piece.isascii()]
+    if sum(_decodes(piece, "utf-8") for piece in pieces) * 2 >= len(pieces):
         return "utf-8"
-    if sum(_decodes(line, "utf-8") for line in lines) * 2 >= len(lines):
-        return "utf-8"
-    if sum(_decodes(line, "gb18030") for line in lines) * 2 < len(lines):
+    if sum(_decodes(piece, "gb18030") for piece in pieces) * 2 < len(pieces):
         return None
     text = "".join(filter(lambda letter: letter > "\x7f", sample.decode("gb18030", "ignore")))
     common = len(text.encode("gb2312", "ignore")) / 2
     return "gb18030" if common >= COMMON_SHARE * len(text) else None
 
 
-def _decodes(line: bytes, encoding: str) -> bool:
+def _decodes(piece: bytes, encoding: str) -> bool:
+    """Whether a piece is valid; a character that the end of the sample cuts may be."""
     try:
-        line.decode(encoding)
+        codecs.getincrementaldecoder(encoding)().decode(piece)
     except UnicodeDecodeError:
         return False
     return True

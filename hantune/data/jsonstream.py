@@ -21,11 +21,11 @@ LONGEST = 1 << 28
 """Characters after which a value that does not end is given up."""
 _DECODER = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
 _BLANK = re.compile(r"[\s,]*")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.?)*"?|[\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(r"[^,\]}\n]+")
 _SURROGATE = re.compile("[\ud800-\udfff]|\\\\u[dD][89a-fA-F]")
 _CAUSES = {
-    "Expecting ',' delimiter": "这里少一个逗号, 或者前面的引号没有写成 \\\"",
+    "Expecting ',' delimiter": '这里少一个逗号, 或者前面的引号没有写成 \\"',
     "Expecting ':' delimiter": "这里少一个冒号",
     "Expecting property name enclosed in double quotes": "字段名要用双引号",
     "Expecting value": "这里少一个值, 或者用了单引号",
@@ -104,6 +104,7 @@ class Window:
         self.text = ""
         self.at = 0
         self.line = 1
+        self.closed = False
 
     def more(self) -> bool:
         """Read on; False at the end of the file."""
@@ -137,12 +138,10 @@ class Window:
                 problem = None
             except (ValueError, RecursionError) as error:
                 value, problem = None, _cause(error, self.text, self.at)
-                end = _end_of_value(self.text, self.at) or len(self.text)
+                end = min(_end_of_value(self.text, self.at), self._next_start())
             is_sure = end < len(self.text) or len(self.text) - self.at > LONGEST
             if is_sure or not self.more():
                 break
-        if problem and end == len(self.text):
-            end = self._next_start()
         text = self.text[self.at : end]
         self.move(end)
         if problem is None:
@@ -153,27 +152,33 @@ class Window:
         return value, text, problem
 
     def _next_start(self) -> int:
-        """Where the next value of a pretty-printed array begins after one that never closes; else the end."""
-        line_start = self.text.rfind("\n", 0, self.at) + 1
-        indent = self.text[line_start : self.at]
-        if indent.strip():
-            return len(self.text)
-        again = re.compile(r"\n" + re.escape(indent) + re.escape(self.text[self.at])).search(self.text, self.at + 1)
-        return again.start() if again else len(self.text)
+        """Where the next value of a pretty-printed array begins, by its indent; the end of the text if none does.
 
-    def elements(self) -> Iterator[Element]:
-        """The values from here to the closing bracket (stepped over) or the end of the file."""
-        last_line = self.line
+        Values within this one stand further to the right, or on its line where it is not indented itself.
+        """
+        line_start = self.text.rfind("\n", 0, self.at) + 1
+        indent, goes_on = self.text[line_start : self.at], self.text[self.at + 1 : self.at + 2] not in ("", "\r", "\n")
+        if indent.strip() or not (indent or goes_on):
+            return len(self.text)
+        again = self.text.find(f"\n{indent}{self.text[self.at]}", self.at + 1)
+        return again if again >= 0 else len(self.text)
+
+    def elements(self, last_line: int = 0) -> Iterator[Element]:
+        """The values from here to the closing bracket (stepped over) or the end of the file.
+
+        ``last_line``: the line of the opening bracket, where there is one.
+        """
         while self.peek() not in ("", "]"):
             line = self.line
             value, text, problem = self.decode()
             yield Element(line, line != last_line, value, text, problem)
             last_line = self.line
-        self.move(min(self.at + 1, len(self.text)))
+        self.closed = self.at < len(self.text)
+        self.move(self.at + self.closed)
 
 
-def _end_of_value(text: str, start: int) -> int | None:
-    """Where a value ends by its brackets alone, or None if it does not end within ``text``."""
+def _end_of_value(text: str, start: int) -> int:
+    """Where a value ends by its brackets alone; the end of the text if it does not."""
     if text[start] not in '[{"':
         match = _SCALAR.match(text, start)
         return match.end() if match else start + 1
@@ -185,7 +190,7 @@ def _end_of_value(text: str, start: int) -> int | None:
         elif mark in "]}":
             depth -= 1
         elif token.end() == len(text):
-            return None
+            break
         if depth <= 0:
             return token.end()
-    return None
+    return len(text)

@@ -55,7 +55,11 @@ class Columns:
 
     def take(self) -> pa.RecordBatch:
         """All rows so far as one batch; the columns are empty again."""
-        arrays = [pa.array(self.roles, pa.string()), pa.array(self.texts, pa.string()), pa.array(self.learns, pa.bool_())]
+        arrays = [
+            pa.array(self.roles, pa.string()),
+            pa.array(self.texts, pa.string()),
+            pa.array(self.learns, pa.bool_()),
+        ]
         messages = pa.ListArray.from_arrays(
             pa.array(self.offsets, pa.int32()), pa.StructArray.from_arrays(arrays, fields=list(MESSAGE))
         )

@@ -12,7 +12,6 @@ import csv
 import difflib
 import gzip
 import itertools
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,38 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hantune.data import encoding, jsonstream
+from hantune.data.container import PARTS, SUFFIXES, Part, container_of, refuse_foreign, suffix_of
 from hantune.data.prepared import is_prepared, open_prepared
 from hantune.data.types import Reject, Row
 from hantune.errors import DataError
 from hantune.log import console
 from hantune.paths import TEMPORARY, sha256_file
 
-Part = Literal["train", "val", "test"] | None
-"""Which part the file itself assigns a record to; None leaves it to the split."""
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
-PARTS: dict[str, Part] = {
-    "train": "train", "valid": "val", "validation": "val", "val": "val", "dev": "val", "test": "test",
-    "data": None, "rows": None, "RECORDS": None,
-}  # fmt: skip
-"""Keys of a file-wide object whose arrays are records, and the part they stand for."""
-MAGIC = (
-    (b"\xd0\xcf\x11\xe0", "旧版 Excel 工作簿 (.xls)"),
-    (b"PK\x03\x04", "zip 压缩包或新版 Excel 工作簿 (.xlsx)"),
-    (b"PAR1", "Parquet 表格"),
-    (b"ARROW1", "Arrow 表格"),
-    (b"\x28\xb5\x2f\xfd", "zstd 压缩文件 (.zst)"),
-    (b"7z\xbc\xaf", "7z 压缩包"),
-    (b"Rar!", "rar 压缩包"),
-    (b"BZh", "bzip2 压缩文件"),
-    (b"%PDF", "PDF 文档"),
-    (b"SQLite format 3", "SQLite 数据库"),
-    (b"version https://git-lfs", "Git LFS 指针 (数据本身还没有下载, 用 git lfs pull)"),
-    (b"<!DOCTYPE", "网页 (下载到的不是数据, 多半是登录页或错误页)"),
-    (b"<html", "网页 (下载到的不是数据, 多半是登录页或错误页)"),
-)
 RECORD_CHARACTERS = 2000
 """How much of a broken record is kept to look at."""
-HEAD_BYTES = 1 << 16
 CSV_LINES = 1000
 """A CSV record of more lines than this comes from a quote that nobody closed."""
 csv.field_size_limit(2**31 - 1)
@@ -107,13 +83,8 @@ def _below(folder: Path) -> Iterator[Path]:
         if path.is_dir():
             if not is_prepared(path):
                 yield from _below(path)
-        elif path.is_file() and _suffix(path) in SUFFIXES:
+        elif path.is_file() and suffix_of(path) in SUFFIXES:
             yield path
-
-
-def _suffix(path: Path) -> str:
-    """The suffix that tells the container: ``.jsonl`` of ``a.jsonl.gz``."""
-    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
 def _missing(path: Path) -> DataError:
@@ -137,9 +108,9 @@ def inspect(place: Place | Path) -> SourceFile:
         fingerprint = open_prepared(path).fingerprint
         return SourceFile(path=path, name=name, sha256=fingerprint, container="prepared", encoding="-")
     with _gzip_errors(path):
-        _refuse_foreign(path, name)
+        refuse_foreign(path, name)
         codec = encoding.sniff(path)
-        container = _container(path, codec)
+        container = container_of(path, codec)
     return SourceFile(path=path, name=name, sha256=sha256_file(path), container=container, encoding=codec)
 
 
@@ -150,82 +121,11 @@ def _gzip_errors(path: Path) -> Iterator[None]:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            "source.broken-gzip", "压缩文件不完整, 多半没有下载完", place=str(path), hint=f"重新下载, 然后 gzip -t {path}"
-        ) from error
-
-
-def _refuse_foreign(path: Path, name: str) -> None:
-    """Refuse files that are empty or whose first bytes say they are something else."""
-    with encoding.open_bytes(path) as file:
-        head = file.read(4096)
-    if not head.strip(b"\xef\xbb\xbf \t\r\n\0"):
-        raise DataError("source.empty", "文件是空的", place=name, hint=f"ls -l {path}  看看大小, 重新下载或导出")
-    for magic, true_type in MAGIC:
-        if head.lstrip().startswith(magic):
-            raise DataError(
-                "source.wrong-type",
-                f"名字是 {path.suffix or path.name}, 内容其实是 {true_type}, 还不能直接读",
-                place=name,
-                hint="Excel 请另存为 CSV (UTF-8); 压缩包请先解压; 再把解出的文件交给 hantune data prepare",
-            )
-
-
-def _container(path: Path, codec: str) -> str:
-    """``csv``, ``text`` or one of the JSON layouts: by the name where it tells, by the content where it does not."""
-    suffix = _suffix(path)
-    if suffix in (".csv", ".tsv"):
-        return "csv"
-    with encoding.open_text(path, codec) as file:
-        head = file.read(HEAD_BYTES).lstrip()
-        goes_on = bool(file.read(1))
-    if suffix in (".json", ".jsonl", ".ndjson") or head[:2] in ('["', "[[", "[{", '{"', "[\n", "[\r", "{\n", "{\r"):
-        return _json_layout(head, goes_on, is_lines=suffix in (".jsonl", ".ndjson"))
-    if suffix != ".txt":
-        raise DataError(
-            "source.wrong-type",
-            f"不认识这种文件: {path.suffix or path.name}",
+            "source.broken-gzip",
+            "压缩文件不完整, 多半没有下载完",
             place=str(path),
-            hint=f"能读 {' '.join(SUFFIXES)}, 也可以是 .gz",
-        )
-    return "text"
-
-
-def _json_layout(head: str, goes_on: bool, is_lines: bool) -> str:
-    """``lines`` (one value a line), ``array``, ``parts`` (an object of arrays) or ``values`` (one after another)."""
-    first, newline, rest = head.partition("\n")
-    if not newline and goes_on:  # one line longer than the head
-        return _opening(head, "lines" if is_lines else "values")
-    value = _try_parse(first)
-    if value is None:
-        others = rest.split("\n")[:50]
-        opens_only = first.strip() in ("[", "{", "[{", "[[")
-        if not opens_only and (is_lines or any(_try_parse(line) is not None for line in others)):
-            return "lines"
-        return _opening(head, "values")
-    if rest.strip() or isinstance(value, str):
-        return "lines"
-    if isinstance(value, list) and value:
-        is_dialogue = isinstance(value[0], str) or (isinstance(value[0], dict) and "role" in value[0])
-        return "lines" if is_dialogue else "array"
-    return _opening(head, "lines")
-
-
-def _try_parse(line: str) -> Any:
-    """The value of a line that is a whole array or object, else None."""
-    if line.lstrip()[:1] not in ("[", "{"):
-        return None
-    try:
-        return jsonstream.parse(line)
-    except jsonstream.BrokenValue:
-        return None
-
-
-def _opening(head: str, otherwise: str) -> str:
-    """The layout that the first characters promise."""
-    if head.startswith("["):
-        return "array"
-    key = re.match(r'\{\s*"(\w+)"\s*:\s*\[', head)
-    return "parts" if key and key[1] in PARTS else otherwise
+            hint=f"重新下载, 然后 gzip -t {path}",
+        ) from error
 
 
 def read_rows(path: Path | SourceFile) -> Iterator[Row | Reject]:
@@ -292,9 +192,8 @@ def _json_values(source: SourceFile) -> Iterator[tuple[Part, Row | Reject]]:
         if source.container == "parts":
             yield from _object_parts(source, window)
             return
-        if window.peek() == "[" and source.container == "array":
-            window.move(window.at + 1)
-        yield from ((None, item) for item in _elements(source, window, ""))
+        while window.peek():
+            yield from ((None, item) for item in _elements(source, window, ""))
 
 
 def _object_parts(source: SourceFile, window: jsonstream.Window) -> Iterator[tuple[Part, Row | Reject]]:
@@ -306,7 +205,6 @@ def _object_parts(source: SourceFile, window: jsonstream.Window) -> Iterator[tup
         if window.peek() == ":":
             window.move(window.at + 1)
         if not problem and key in PARTS and window.peek() == "[":
-            window.move(window.at + 1)
             label = key if PARTS[key] else ""
             yield from ((PARTS[key], item) for item in _elements(source, window, label))
         elif window.peek():
@@ -315,8 +213,12 @@ def _object_parts(source: SourceFile, window: jsonstream.Window) -> Iterator[tup
 
 
 def _elements(source: SourceFile, window: jsonstream.Window, label: str) -> Iterator[Row | Reject]:
-    """Array elements as rows, placed at their first line (and number, where that line holds another one)."""
-    for number, element in enumerate(window.elements(), 1):
+    """The elements of the array here (or the values to the end of the file, where no array begins) as rows, placed at
+    their first line, and with their number where that line holds another one."""
+    is_array = source.container != "values" and window.peek() == "["
+    last_line = window.line if is_array else 0
+    window.move(window.at + is_array)
+    for number, element in enumerate(window.elements(last_line), 1):
         place = f"{source.name}:{element.line}"
         if not element.is_alone:
             place += f"#{label}.{number}" if label else f"#{number}"
@@ -324,6 +226,8 @@ def _elements(source: SourceFile, window: jsonstream.Window, label: str) -> Iter
             yield _broken(place, element.error, element.text)
         else:
             yield Row(value=element.value, source=place)
+    if is_array and not window.closed:
+        console.warn(f"{source.name}: 文件结尾少了 ], 可能没有下载完整")
 
 
 def _text_lines(source: SourceFile) -> Iterator[Row | Reject]:
@@ -397,5 +301,3 @@ def _prepared_rows(source: SourceFile) -> Iterator[tuple[Part, Row | Reject]]:
                 for message in conversation.messages
             ]
             yield part, Row(value={"messages": messages}, source=conversation.source)
-
-

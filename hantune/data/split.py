@@ -23,28 +23,28 @@ MIN_FOR_VAL = 20
 
 def content_id(conversation: Conversation) -> str:
     """32 hexadecimal digits, equal for conversations of equal text (width, case and blanks aside)."""
-    text = "\x1e".join(f"{message.role}\x1f{message.text}" for message in conversation.messages)
-    normal = "".join(unicodedata.normalize("NFKC", text).casefold().split(" "))
-    return hashlib.blake2b("".join(normal.split()).encode(), digest_size=16).hexdigest()
+    text = "\x01".join([part for message in conversation.messages for part in (message.role, message.text)])
+    normal = "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(normal.encode(), digest_size=16).hexdigest()
 
 
 def draw(id: str, seed: int) -> int:
     """A number uniform over 64 bits, fixed by the conversation's text and the seed."""
-    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
+    salt = seed.to_bytes(16, "little")
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8, salt=salt).digest(), "little")
 
 
 def choose_val(draws: Draws, share: float) -> Mask:
     """Which conversations are held out: those with draws below ``share``; never none of 20 or more, never all."""
     count = len(draws)
-    if not share or not count:
-        return np.zeros(count, dtype=bool)
-    is_val = draws < np.uint64(min(int(share * 2**64), 2**64 - 1))
-    if not is_val.any() and count >= MIN_FOR_VAL:
-        wanted = max(1, round(count * share))
+    nobody, everybody = np.zeros(count, dtype=bool), np.ones(count, dtype=bool)
+    if share in (0, 1) or not count:
+        return everybody if share else nobody
+    is_val: Mask = draws < np.uint64(share * 2**64)
+    if (is_val.all() or not is_val.any()) and count >= MIN_FOR_VAL:
+        wanted = min(max(1, round(count * share)), count - 1)
         is_val = draws <= np.partition(draws, wanted - 1)[wanted - 1]
-    if is_val.all() and share < 1:
-        return np.zeros(count, dtype=bool)
-    return is_val
+    return nobody if is_val.all() else is_val
 
 
 def choose_sample(draws: Draws, among: Mask, count: int | None) -> Mask:

@@ -63,7 +63,8 @@ class Encoder:
         pad = tokenizer.pad_token_id
         self.has_pad = pad is not None
         self.pad_id: int = int(pad if pad is not None else tokenizer.unk_token_id or 0)
-        self.unknown_id: int | None = tokenizer.unk_token_id
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.unknown_id: int | None = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     def _read_marks(self) -> Marks:
@@ -115,7 +116,7 @@ class Encoder:
         return list(self.encode(rendered).ids)
 
     def encode_many(self, texts: Sequence[Rendered], sources: Sequence[str] = ()) -> list[Example]:
-        """Ids and mask of many texts, with one call of the Rust backend for all of them; equal texts are encoded once."""
+        """Ids and mask of many texts, in one call of the Rust backend an encoder; equal segments are encoded once."""
         tables: tuple[dict[str, int], dict[str, int]] = ({}, {})
         layouts = [self._layout(rendered, tables) for rendered in texts]
         encoded = [

@@ -32,9 +32,12 @@ def evaluate_model(
         chosen = random.Random(seed).sample(range(len(asked)), max_samples)
         asked = [asked[number] for number in sorted(chosen)]
     params = SamplingParams(max_tokens=max_tokens)
-    prompts = [engine.fit(messages, params) for messages, _, _ in asked]
-    with console.progress("生成回答", len(prompts)) as bar:
-        completions = engine.answer_many(prompts, params, batch_size, advance=bar.advance)
+    fitted = [(engine.fit(messages, params), reference, source) for messages, reference, source in asked]
+    asked = [item for item in fitted if engine.refusal(engine.prompt_ids(item[0])) is None]
+    if len(asked) < len(fitted):
+        console.warn(f"{len(fitted) - len(asked)} 个问题比模型的上下文还长, 没有问")
+    with console.progress("生成回答", len(asked)) as bar:
+        completions = engine.answer_many([item[0] for item in asked], params, batch_size, advance=bar.advance)
     references = [reference for _, reference, _ in asked]
     texts = [completion.text for completion in completions]
     return {

@@ -88,9 +88,12 @@ class ChatSession:
             hint = f"  {error.hint}" if error.hint else ""
             self._tell(f"{error.message}.{hint}")
 
-    @property
-    def _turns(self) -> int:
-        return sum(message.role == "user" for message in self.history)
+    def _has_answer(self) -> bool:
+        """Whether there is a last question with its answer; says so if not."""
+        is_there = bool(self.history) and self.history[-1].role == "assistant"
+        if not is_there:
+            self._tell("还没有问过问题")
+        return is_there
 
     def _ask(self, question: str) -> None:
         self.history.append(Message(role="user", text=question))
@@ -138,7 +141,9 @@ class ChatSession:
         self._tell("没有这个命令; /help 看全部命令. 问题以 / 开头时写成 //")
 
     def _help(self, rest: str) -> None:
-        self._write("".join(f"  {name:<14}{meaning}\n" for name, meaning in COMMANDS.items()))
+        for name, meaning in COMMANDS.items():
+            wide = sum(not character.isascii() for character in name)  # a Chinese character takes two columns
+            self._write(f"  {name.ljust(15 - wide)}{meaning}\n")
 
     def _start_over(self, system: str | None) -> None:
         self.history = [Message(role="system", text=system)] if system else []
@@ -155,32 +160,30 @@ class ChatSession:
         self._tell(f"系统提示: {text}" if text else "已去掉系统提示")
 
     def _retry(self, rest: str) -> None:
-        if not self._turns:
-            self._tell("还没有问过问题")
+        if not self._has_answer():
             return
-        if self.history[-1].role == "assistant":
-            self.history.pop()
-        if self.params.seed is not None:
-            self._tries += 1
-            params = replace(self.params, seed=self.params.seed + self._tries)
-        else:
-            params = self.params
-        text = self._stream(params)
-        self.history.append(Message(role="assistant", text=text))
+        self._tries += 1
+        seed = self.params.seed
+        params = self.params if seed is None else replace(self.params, seed=seed + self._tries)
+        kept = self.history
+        self.history = kept[:-1]
+        try:
+            text = self._stream(params)
+            kept = [*kept[:-1], Message(role="assistant", text=text)] if text else kept
+        finally:
+            self.history = kept
 
     def _undo(self, rest: str) -> None:
-        if not self._turns:
-            self._tell("没有可以撤回的")
+        if not self._has_answer():
             return
         question = self.history[-2].text
         del self.history[-2:]
         self._tell(f"已撤回: {question}")
 
     def _why(self, rest: str) -> None:
-        asked = self.history[:-1] if self.history and self.history[-1].role == "assistant" else self.history
-        if not self._turns:
-            self._tell("还没有问过问题")
+        if not self._has_answer():
             return
+        asked = self.history[:-1]
         rendered = self.engine.render(asked)
         self._write(f"{rendered.text}\n")
         stops = "  ".join(map(repr, rendered.stops))
@@ -188,10 +191,9 @@ class ChatSession:
 
     def _base(self, rest: str) -> None:
         if self.engine.adapter is None:
-            self._tell("这里没有适配器, 刚才就是模型自己的回答")
+            self._tell("这里没有适配器, 回答的就是底座自己")
             return
-        if not self._turns:
-            self._tell("还没有问过问题")
+        if not self._has_answer():
             return
         kept = self.history
         self.history = kept[:-1]
@@ -268,7 +270,9 @@ def _dialogue(path: Path, number: int, value: Any) -> list[Message]:
     return [Message(role=item["role"], text=item["content"]) for item in value]
 
 
-def answer_dialogues(engine: Engine, dialogues: Sequence[Sequence[Message]], params: SamplingParams) -> list[Completion]:
+def answer_dialogues(
+    engine: Engine, dialogues: Sequence[Sequence[Message]], params: SamplingParams
+) -> list[Completion]:
     """One answer per dialogue, in order; the oldest turns of one that is too long are left out."""
     return engine.answer_many([engine.fit(dialogue, params) for dialogue in dialogues], params)
 

@@ -111,7 +111,7 @@ class Engine:
         self.adapter = adapter
         self.limit: int | None = getattr(bare_model(model).config, "max_position_embeddings", None)
         """Tokens of prompt and answer together; None where the architecture sets no limit (BLOOM)."""
-        self._pieces = Pieces(encoder.tokenizer)
+        self._pieces = Pieces(encoder)
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """The exact text that the model is given."""
@@ -191,18 +191,22 @@ class Engine:
         with disable() if disable else contextlib.nullcontext():
             yield
 
+    def refusal(self, prompt: Sequence[int]) -> RefusedError | None:
+        """Why a prompt leaves no room for an answer; None where it leaves some."""
+        if self.limit is None or len(prompt) < self.limit:
+            return None
+        return RefusedError(
+            "infer.prompt-too-long",
+            f"提示有 {len(prompt)} 个词元, 模型最多能看 {self.limit} 个, 没有地方放回答了",
+            hint="缩短问题, 去掉前面的几轮, 或换一个上下文更长的模型",
+        )
+
     def _lane(self, messages: Sequence[Message], params: SamplingParams) -> _Lane:
         rendered = self.render(messages)
         prompt = self.encoder.prompt(rendered)
-        room = params.max_tokens
-        if self.limit is not None:
-            if len(prompt) >= self.limit:
-                raise RefusedError(
-                    "infer.prompt-too-long",
-                    f"提示有 {len(prompt)} 个词元, 模型最多能看 {self.limit} 个, 没有地方放回答了",
-                    hint="缩短问题, 去掉前面的几轮, 或换一个上下文更长的模型",
-                )
-            room = min(room, self.limit - len(prompt))
+        if refusal := self.refusal(prompt):
+            raise refusal
+        room = params.max_tokens if self.limit is None else min(params.max_tokens, self.limit - len(prompt))
         # A stop that is a token of its own never shows in the text; one that is words can only be found there.
         stops = [stop for stop in rendered.stops if not self.encoder.stop_ids((stop,))]
         stream = TextStream(self._pieces, (*stops, *params.stops), strip=True)
@@ -216,7 +220,7 @@ class Engine:
         found = {*self.encoder.stop_ids(rendered.stops), *ends, self.encoder.tokenizer.eos_token_id}
         return frozenset(token for token in found if token is not None)
 
-    def _run(self, lanes: Sequence[_Lane]) -> Iterator[None]:
+    def _run(self, lanes: Sequence[_Lane]) -> Generator[None, None, None]:
         """Answer all ``lanes`` together; yields after every token, when the lanes hold their new text."""
         bare = bare_model(self.model)
         with evaluating(self.model):
@@ -296,8 +300,8 @@ def open_engine(
     if located.adapter is not None:
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))
-    name = str(located.base)
-    return Engine(model, encoder, located.template, name=name, adapter=located.adapter and str(located.adapter))
+    adapter_name = None if located.adapter is None else str(located.adapter)
+    return Engine(model, encoder, located.template, name=str(located.base), adapter=adapter_name)
 
 
 def default_dtype(device: str) -> torch.dtype:

@@ -8,56 +8,31 @@ string. Each token costs the same however long the answer is. The prompt never e
 from __future__ import annotations
 
 import codecs
-import json
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-"""How SentencePiece names the byte that no piece covers."""
+if TYPE_CHECKING:
+    from hantune.data.tokens import Encoder
 
 
 class Pieces:
-    """The bytes of every token of one tokenizer; special tokens have none."""
+    """The bytes of every token of one tokenizer; control tokens have none."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        special = {number for number, token in added.items() if token.special}
-        self._known: dict[int, bytes] = dict.fromkeys(special | set(tokenizer.all_special_ids), b"")
-        self._added = {number: token.content for number, token in added.items()}
-        self._kind = _decoder_kind(tokenizer)
-        vocabulary = tokenizer.get_vocab()
-        self.end = max(vocabulary.values()) + 1
+    def __init__(self, encoder: Encoder) -> None:
+        self._bytes_of = encoder.bytes_of
+        self._silent = frozenset(encoder.control_ids)
+        self.end = encoder.vocab_size
         """Ids from here on are rows of the embedding without a piece (BLOOM has 200 of them)."""
-        self.drops_first_blank = self._kind == "pieces" and self._drops_first_blank(vocabulary)
+        self.drops_first_blank = self._drops_first_blank(encoder)
+        """Whether a text begins without the blank that its first piece carries (SentencePiece's dummy prefix)."""
 
     def __getitem__(self, token: int) -> bytes:
-        """The bytes of one token wherever it stands (a blank in front included)."""
-        if token not in self._known:
-            self._known[token] = self._bytes(token)
-        return self._known[token]
+        """The bytes of one token wherever it stands, a blank in front included."""
+        return b"" if token in self._silent or token >= self.end else self._bytes_of[token]
 
-    def _bytes(self, token: int) -> bytes:
-        piece = self._added.get(token) or self._tokenizer.convert_ids_to_tokens(token)
-        if piece is None:  # a row of the embedding that the tokenizer has no piece for
-            return b""
-        if token in self._added:
-            return piece.encode("utf-8", "replace")
-        if self._kind == "bytes":
-            return bytes(_BYTE_OF[character] for character in piece if character in _BYTE_OF)
-        if self._kind == "pieces":
-            byte = BYTE_PIECE.fullmatch(piece)
-            return bytes([int(byte[1], 16)]) if byte else piece.replace("▁", " ").encode("utf-8", "replace")
-        # Neither of the two known ways: what the tokenizer itself adds to a neutral text.
-        neutral = self._tokenizer.encode("a", add_special_tokens=False)
-        before, after = self._tokenizer.decode(neutral), self._tokenizer.decode([*neutral, token])
-        return str(after.removeprefix(before)).encode("utf-8", "replace")
-
-    def _drops_first_blank(self, vocabulary: dict[str, int]) -> bool:
-        """Whether this tokenizer's text begins without the blank that its first piece carries."""
-        piece = next((piece for piece in vocabulary if piece.startswith("▁")), None)
-        return piece is not None and self._tokenizer.decode([vocabulary[piece]]) != piece.replace("▁", " ")
+    def _drops_first_blank(self, encoder: Encoder) -> bool:
+        token = next((token for token in range(self.end) if self[token].startswith(b" ")), None)
+        return token is not None and encoder.decode([token]).encode() != self[token]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of all ``ids`` at once: the tokenizer's own wherever their bytes are UTF-8.
@@ -140,29 +115,3 @@ class TextStream:
 def _overlap(text: str, stop: str) -> int:
     """The length of the longest end of ``text`` that begins ``stop``."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def _decoder_kind(tokenizer: Any) -> str:
-    """``bytes`` (byte-level BPE: BLOOM, Llama 3), ``pieces`` (SentencePiece: Llama 2), or ``other``."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    decoder = getattr(backend, "decoder", None)
-    if backend is None:
-        return "pieces"
-    if decoder is None:
-        return "other"
-    description = json.loads(decoder.__getstate__())
-    kinds = {part["type"] for part in description.get("decoders", [description])}
-    if "ByteLevel" in kinds:
-        return "bytes"
-    is_plain = any("▁" in json.dumps(part, ensure_ascii=False) for part in description.get("decoders", [description]))
-    return "pieces" if "ByteFallback" in kinds or "Metaspace" in kinds or is_plain else "other"
-
-
-def _byte_characters() -> dict[str, int]:
-    """The printable character that stands for each byte in byte-level BPE. Source: GPT-2's ``bytes_to_unicode``."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + number): byte for number, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_characters()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,17 @@ def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
         use_rslora=section.use_rslora,
     )
     # Not torch.manual_seed: that would also move the generators of the cards. PEFT draws A on the CPU.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.default_generator.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without PEFT's warnings: renamed calls concern its makers, and what is missing is our own error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def linear_names(model: Any) -> list[str]:
@@ -186,7 +196,8 @@ def load_adapter(model: Any, folder: Path, *, untrained: bool = False) -> Any:
 
     require_adapter(folder, untrained=untrained)
     try:
-        wrapped = PeftModel.from_pretrained(model, folder)
+        with quiet_peft():
+            wrapped = PeftModel.from_pretrained(model, folder)
     except (RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise _unfit(folder, lines[min(1, len(lines) - 1)][:200]) from error

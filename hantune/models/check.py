@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hantune.errors import RefusedError
 from hantune.models.fingerprint import fingerprint
 from hantune.models.folder import read_config, require_model
 from hantune.models.hub import local_folder
@@ -86,17 +87,14 @@ def _findings(folder: Path, specs: dict[str, TensorSpec], tokenizer: Any) -> lis
 
 
 def _template_finding(folder: Path) -> list[str]:
-    """Whether the chat template is Jinja at all."""
+    """Whether the chat template can be rendered at all."""
     text = read_chat_template(folder)
     if text is None:
         return []
-    from jinja2 import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from hantune.data.templates.sandbox import compile_template
 
     try:
-        ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            text.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-        )
-    except TemplateSyntaxError as error:
-        return [f"对话模板第 {error.lineno} 行不是合法的 Jinja: {error.message}"]
+        compile_template(text)
+    except RefusedError as error:
+        return [f"对话模板用不了: {error.message}"]
     return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hantune.data.templates.base import Template
+from hantune.data.templates.base import Marks, Template
 from hantune.errors import ModelError, NetworkError, RunError
 from hantune.log import console
 from hantune.models.adapter import CONFIG, require_adapter
@@ -16,7 +16,7 @@ from hantune.models.folder import read_config, require_model
 from hantune.models.hub import is_hub_id, local_folder
 from hantune.models.record import read_record, stored_template
 from hantune.models.shards import weight_files
-from hantune.models.tokenizer import has_tokenizer, read_chat_template
+from hantune.models.tokenizer import has_tokenizer, read_chat_template, read_specials
 from hantune.paths import RunFolder
 
 
@@ -112,7 +112,12 @@ def _own_template(model: Path, first: Path) -> Template:
     from hantune.data.templates import get_template
 
     chat_template = read_chat_template(first) or read_chat_template(model)
-    return get_template("auto", chat_template=chat_template, model_type=str(read_config(model)["model_type"]))
+    return get_template(
+        "auto",
+        chat_template=chat_template,
+        model_type=str(read_config(model)["model_type"]),
+        marks=Marks(specials=() if chat_template else read_specials(first if has_tokenizer(first) else model)),
+    )
 
 
 def _find_base(folder: Path, base: str | Path | None, record: Mapping[str, Any] | None) -> Path:
@@ -145,7 +150,7 @@ def _candidates(folder: Path, record: Mapping[str, Any] | None) -> Iterator[tupl
     for path in _named_by_run(folder):
         yield path, None
     if entry.get("hint"):
-        yield str(folder.resolve() / entry["hint"]), None
+        yield str((folder / entry["hint"]).resolve()), None
     named = _named_by_peft(folder)
     if named and (Path(named).is_dir() or is_hub_id(named)):
         yield named, None

@@ -22,7 +22,7 @@ from hantune.models.deltas import Change, Deltas, open_adapter, read_deltas, uns
 from hantune.models.folder import read_config
 from hantune.models.load import load_model, model_class
 from hantune.models.locate import Located, locate
-from hantune.models.proof import Proof, answer, compare, probe_ids, read_along, require_equal
+from hantune.models.proof import Proof, answer, compare, probe_ids, read_along, require_equal, wrong_weights
 from hantune.models.record import base_entry, dress, read_record
 from hantune.models.shards import TensorSpec, tensor_places, write_tensors
 from hantune.models.tokenizer import load_tokenizer
@@ -30,6 +30,8 @@ from hantune.paths import new_folder, sha256_file, write_json
 
 PAPERS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 """What a licence asks to pass on with the weights."""
+NOTABLE_LOSS = 0.3
+"""A merge that undoes more than this share of the adapter's effect is warned of."""
 
 
 def merge(adapter: Path, out: Path, *, base: str | None = None) -> dict[str, Any]:
@@ -51,10 +53,15 @@ def merge(adapter: Path, out: Path, *, base: str | None = None) -> dict[str, Any
             hint=f"直接用它: hantune chat {adapter}",
         )
     with new_folder(out) as folder:
-        report = _write_merged(located, folder)
+        report, plan = _write_merged(located, folder)
         _write_rest(located, folder)
-        proof = _prove(located, folder)
+        proof = _prove(located, folder, plan)
         require_equal(proof, str(adapter))
+    if proof.lost > NOTABLE_LOSS:
+        console.warn(
+            f"合并后的权重存成 {report['dtype']}, 舍入抵消了适配器大约 {proof.lost:.0%} 的作用; "
+            "在意这一点就不合并, 直接用底座 + 适配器"
+        )
     return report | {
         "folder": str(out),
         "base": located.base,
@@ -64,8 +71,8 @@ def merge(adapter: Path, out: Path, *, base: str | None = None) -> dict[str, Any
     }
 
 
-def _write_merged(located: Located, folder: Path) -> dict[str, Any]:
-    """The merged weights and config; how many tensors changed and how large all are."""
+def _write_merged(located: Located, folder: Path) -> tuple[dict[str, Any], _Plan]:
+    """The merged weights and config; how many tensors changed and how large all are; what became of each."""
     source, adapter = Path(located.base), located.adapter
     assert adapter is not None
     config = read_config(source)
@@ -81,8 +88,7 @@ def _write_merged(located: Located, folder: Path) -> dict[str, Any]:
             stored = reader.read(places[origin][0], origin)
             if change is None:
                 return stored
-            # float() copies unless it is float32 already; a change may write into what it gets.
-            return change(stored.float().clone()).to(stored.dtype)
+            return change(stored.to(torch.float32, copy=True)).to(stored.dtype)  # a change writes into what it gets
 
         num_bytes = sum(spec.num_bytes for spec in specs.values())
         with console.progress("合并权重", num_bytes >> 20, unit="MB") as bar:
@@ -90,10 +96,11 @@ def _write_merged(located: Located, folder: Path) -> dict[str, Any]:
     if plan.is_untied:
         config["tie_word_embeddings"] = False
     write_json(folder / "config.json", config)
-    return {
+    report = {
         "tensors": len(specs), "merged_tensors": plan.num_changed, "bytes": num_bytes, "files": len(files),
         "dtype": stored_dtype(specs),
     }  # fmt: skip
+    return report, plan
 
 
 class _Plan:
@@ -103,12 +110,11 @@ class _Plan:
         self.tensors: dict[str, tuple[str, Change | None]] = {name: (name, None) for name in places}
         self.is_untied = False
         model = _skeleton(source)
-        prefix = model.base_model_prefix + "."
+        self._prefix = model.base_model_prefix + "."
         tied = _tied_pair(model)
         for name, change in deltas.changes.items():
-            stored = next((n for n in (name, name.removeprefix(prefix), prefix + name) if n in places), None)
-            if stored is None and name in tied:
-                stored = next((n for n in (*tied, *(t.removeprefix(prefix) for t in tied)) if n in places), None)
+            wanted = (name, *tied) if name in tied else (name,)
+            stored = next((spelt for n in wanted for spelt in self._spellings(n) if spelt in places), None)
             if stored is None:
                 raise unsupported(f"底座的文件里没有 {name}", adapter)
             if name in tied and name not in deltas.rows_only:
@@ -117,12 +123,20 @@ class _Plan:
                 self.tensors[stored] = (stored, change)
         self.num_changed = sum(change is not None for _, change in self.tensors.values())
 
+    def _spellings(self, name: str) -> tuple[str, ...]:
+        """How files may spell a parameter: some (BLOOM's) leave the prefix of the body away."""
+        return name, name.removeprefix(self._prefix), self._prefix + name
+
+    def merged_name(self, name: str) -> str:
+        """The merged file's name of a parameter that the adapter changes."""
+        return next(spelt for spelt in self._spellings(name) if spelt in self.tensors)
+
     def _untie(self, stored: str, tied: tuple[str, ...], name: str, change: Change) -> None:
         """Embedding and head share one tensor in the base; the adapter changes one of them, so each gets its own."""
         _, shared = self.tensors.get(stored, (stored, None))
         if not self.is_untied:
             del self.tensors[stored]
-            self.tensors |= {each: (stored, shared) for each in tied}
+            self.tensors |= dict.fromkeys(tied, (stored, shared))
             self.is_untied = True
         self.tensors[name] = (stored, change)
 
@@ -173,7 +187,7 @@ def _write_rest(located: Located, folder: Path) -> None:
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
     record = read_record(adapter) or {}
-    info = {key: record[key] for key in ("data", "metrics") if key in record}
+    info: dict[str, Any] = {key: record[key] for key in ("data", "metrics") if key in record}
     info["adapter"] = {"sha256": sha256_file(adapter / "adapter_model.safetensors")}
     base = record.get("base") or base_entry(located.base, folder)
     dress(
@@ -185,17 +199,22 @@ def _write_rest(located: Located, folder: Path) -> None:
     )
 
 
-def _prove(located: Located, folder: Path) -> Proof:
+def _prove(located: Located, folder: Path, plan: _Plan) -> Proof:
     """Base + adapter (PEFT) against the merged folder, one after the other in memory."""
     assert located.adapter is not None
-    dtype = getattr(torch, stored_dtype({name: spec for name, (_, spec) in tensor_places(folder).items()}))
+    places = tensor_places(folder)
+    dtype = getattr(torch, stored_dtype({name: spec for name, (_, spec) in places.items()}))
     prompts = probe_ids(load_tokenizer(located.tokenizer_path), located.template)
-    with console.progress("核对", 2, unit="个模型") as bar:
+    with console.progress("核对", 2, unit="个模型") as bar, _Reader() as reader:
         tuned = load_adapter(load_model(located.base, dtype=dtype), located.adapter)
         reference = answer(tuned, prompts)
+        with tuned.disable_adapter():
+            untouched = read_along(tuned, prompts, reference.ids)
+        wrong = wrong_weights(
+            tuned, lambda name: reader.read(places[plan.merged_name(name)][0], plan.merged_name(name))
+        )
         del tuned
         bar.advance()
-        merged = load_model(folder, dtype=dtype)
-        logits = [read_along(merged, prompt, ids) for prompt, ids in zip(prompts, reference.ids, strict=True)]
+        logits = read_along(load_model(folder, dtype=dtype), prompts, reference.ids)
         bar.advance()
-    return compare(reference, logits, dtype)
+    return compare(reference, untouched, logits, dtype, wrong=wrong)

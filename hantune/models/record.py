@@ -62,7 +62,7 @@ def stored_template(record: Mapping[str, Any]) -> Any:
 
 
 def base_entry(base: str, folder: Path) -> dict[str, str | None]:
-    """What is remembered of the base model of an adapter that will lie in ``folder``: hub id or bare name, never a path."""
+    """What an adapter in ``folder`` remembers of its base: hub id or bare name, never a path of this machine."""
     local = local_folder(base)
     origin = hub_origin(local.resolve())
     return {
@@ -92,6 +92,8 @@ def dress(
     folder: Path, *, tokenizer: Any, template: Any, base: Mapping[str, Any] | None, info: Mapping[str, Any]
 ) -> None:
     """Put tokenizer, chat template and record beside weights. ``info`` may hold ``data``, ``metrics`` and more."""
-    copy_tokenizer(tokenizer, folder, chat_template=getattr(template, "jinja", None))
+    from hantune.data.tokens import Encoder
+
+    copy_tokenizer(tokenizer, folder, chat_template=template.jinja_for(Encoder(tokenizer).marks))
     record = {"format": FORMAT, "template": template_entry(template), "base": base, "versions": versions()}
     write_json(folder / FILE, record | dict(info))

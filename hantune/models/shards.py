@@ -153,7 +153,7 @@ def _write_file(
             tensor = tensor_of(name)
             if tuple(tensor.shape) != spec.shape or DTYPE_NAMES.get(tensor.dtype) != spec.dtype:
                 raise ValueError(f"{name}: {tensor.dtype} {tuple(tensor.shape)} is not the promised {spec}")
-            file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             advance(spec.num_bytes)
 
 

@@ -108,6 +108,13 @@ def read_chat_template(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def read_specials(folder: Path) -> tuple[str, ...]:
+    """The added tokens of the tokenizer in ``folder`` (``<|im_start|>`` ...), without loading it."""
+    path = folder / "tokenizer.json"
+    tokens = json.loads(path.read_bytes()).get("added_tokens", []) if path.is_file() else []
+    return tuple(str(token["content"]) for token in tokens)
+
+
 def copy_tokenizer(tokenizer: Any, folder: Path, *, chat_template: str | None) -> None:
     """Put the tokenizer's own files into ``folder``, with ``chat_template`` in both places where tools look for it."""
     source = Path(str(tokenizer.name_or_path or ""))

@@ -5,8 +5,10 @@ The template escapes every value; a content security policy in the page forbids 
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hantune import __version__
 from hantune.log import duration
@@ -15,7 +17,6 @@ from hantune.report.data import Answers, Probe, Record, RunData, inside, number,
 from hantune.report.plots import loss_chart, rate_chart
 from hantune.report.verdict import quoted, verdict, warnings_of, what_was_done
 from hantune.report.words import (
-    END_REASONS,
     HELD_OUT,
     clipped,
     count,
@@ -26,6 +27,9 @@ from hantune.report.words import (
     measure_text,
     movement,
 )
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 MAX_ANSWERS = 30
 """More questions than this are counted, not shown."""
@@ -54,10 +58,10 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     return path
 
 
-def render(data: RunData) -> str:
-    """The whole page as text; the same data gives the same text."""
+@cache
+def _template() -> Template:
+    """page.html, which escapes every value and knows no undefined one."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("hantune", "report"),
@@ -67,11 +71,19 @@ def render(data: RunData) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    return environment.get_template("page.html")
+
+
+def render(data: RunData) -> str:
+    """The whole page as text; the same data gives the same text."""
+    from markupsafe import Markup
+
     found = verdict(data)
-    return environment.get_template("page.html").render(
+    return _template().render(
         name=data.name,
         version=__version__,
-        verdict=found,
+        tone=found.tone,
+        headline=re.split("(?<=[,.]) ", found.sentence),
         notes=[*found.notes, *warnings_of(data)],
         done=what_was_done(data),
         tiles=_tiles(data),
@@ -85,6 +97,7 @@ def render(data: RunData) -> str:
         answers=_answers(data.answers()),
         probes=[_probe(probe) for probe in data.probes],
         metrics=_metrics(data),
+        moments=data.held_out()[2:],
         machine=_machine(data),
         commands=_commands(data),
         versions=_versions(data),
@@ -118,7 +131,7 @@ def _data_card(data: RunData) -> dict[str, Any] | None:
     reasons.sort(key=lambda item: (-(number(item[1]) or 0), item[0]))
     sources = manifest.get("sources")
     files = [_source(item) for item in sources if isinstance(item, dict)] if isinstance(sources, list) else []
-    counts = [("读到", "read"), ("留下", "kept"), ("训练", "train"), ("验证", "val")]
+    counts = [("读到 (条)", "read"), ("留下 (条)", "kept"), ("训练 (段对话)", "train"), ("验证 (段对话)", "val")]
     return {
         "counts": [(name, count(manifest.get(key))) for name, key in counts],
         "dropped": [(dropped_reason(str(code)), str(code), count(times)) for code, times in reasons],
@@ -133,9 +146,15 @@ def _data_lead(data: RunData) -> str:
     read, kept, dropped = (data.manifest.get(key) for key in ("read", "kept", "dropped"))
     gone = sum(number(times) or 0 for times in dropped.values()) if isinstance(dropped, dict) else 0
     is_whole = number(read) is not None and number(read) == (number(kept) or 0) + gone
-    lead = "每一条记录都有下落: 读到的 = 留下的 + 去掉的." if is_whole else "整理原始文件时读到, 留下和去掉的条数."
+    parts = ["每一条记录都有下落: 读到的 = 留下的 + 去掉的." if is_whole else "整理原始文件时读到, 留下和去掉的条数."]
     used, prepared = data.num_samples, number(data.manifest.get("train"))
-    return f"{lead} 实际训练用了 {count(used)} 段." if used and prepared and used < prepared else lead
+    if used and prepared and used < prepared:
+        parts.append(f"训练实际用了 {count(used)} 段.")
+    left_out = data.plan.get("dropped")
+    too_long = number(left_out.get("tokens.nothing-left")) if isinstance(left_out, dict) else None
+    if too_long:
+        parts.append(f"{count(too_long)} 段一轮也放不进 data.max_tokens, 没有用.")
+    return " ".join(parts)
 
 
 def _source(item: Record) -> dict[str, str]:
@@ -220,7 +239,6 @@ def _machine(data: RunData) -> Rows:
     layout, why = spoken(data.plan.get("layout")), spoken(data.plan.get("layout_reason"))
     learned, total = (number(inside(data.plan, f"parameters.{key}")) for key in ("learned", "total"))
     resumed = len(data.of_kind("resume"))
-    end = str(data.end.get("reason") or "")
     rows = [
         ("速度", f"每秒 {count(speed)} 个词元 (不算补齐)" if speed else ""),
         ("训练用时", duration(seconds) if seconds else ""),
@@ -230,7 +248,7 @@ def _machine(data: RunData) -> Rows:
         ("设备", spoken(data.plan.get("device"))),
         ("小批", f"{layout} ({why})" if layout and why else layout),
         ("中断后接着练", f"{resumed} 次" if resumed else ""),
-        ("结束", END_REASONS.get(end, end) or ("没有跑完" if data.events and not data.end else "")),
+        ("结束", ("全部步数练完" if data.is_finished else "没有跑完") if data.events else ""),
     ]
     return [(name, text) for name, text in rows if text]
 
@@ -243,9 +261,10 @@ def _millions(value: float) -> str:
 def _commands(data: RunData) -> Rows:
     """What to type next, each command with what it does."""
     name, merged = quoted(data.name), quoted(f"{data.name}-merged")
-    rows = [] if data.is_finished else [(f"hantune resume {name}", "从最近的检查点接着练")]
-    rows.append((f"hantune train {quoted(data.name + '/config.yaml')}", "同样的设置再练一遍, 放进新的文件夹"))
-    rows.append((f"hantune chat {name}", "和练好的模型聊天"))
+    again = (f"hantune train {quoted(data.name + '/config.yaml')}", "同样的设置再练一遍, 放进新的文件夹")
+    if not data.is_finished:
+        return [(f"hantune resume {name}", "从最近的检查点接着练"), again]
+    rows = [again, (f"hantune chat {name}", "和练好的模型聊天")]
     if data.setting("adapter.kind") in (None, "lora"):
         rows.append((f"hantune model merge {quoted(data.name + '/adapter')} --out {merged}", "合并成一个完整的模型"))
     return rows

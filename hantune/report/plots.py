@@ -122,8 +122,8 @@ def _svg(draw: Any, salt: str, title: str) -> str:
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        for key, value in {**SETTINGS, "svg.hashsalt": f"hantune-{salt}"}.items():
-            matplotlib.rcParams[key] = value
+        settings: Any = matplotlib.rcParams
+        settings.update({**SETTINGS, "svg.hashsalt": f"hantune-{salt}"})
         # The shipped font has no Chinese; it only measures, the reader's fonts draw.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=SIZE)

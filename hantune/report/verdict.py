@@ -45,9 +45,9 @@ def _loss_part(data: RunData) -> tuple[Tone, str]:
     change = data.held_out()
     if change.before is not None and change.after is not None:
         tone, verb = _movement(change.before, change.after)
-        before = f"{change.before_label}的 " if change.before_label != "训练前" else ""
-        after = f"{change.after_label}的 " if change.after_label != "训练后" else ""
-        numbers = f"从 {before}{decimal(change.before)} {verb} {after}{decimal(change.after)}"
+        before = f"{change.before_label}的" if change.before_label != "训练前" else ""
+        after = f"{change.after_label}的" if change.after_label != "训练后" else ""
+        numbers = f"从{before} {decimal(change.before)} {verb}{after} {decimal(change.after)}"
         if tone == "flat":
             numbers = f"几乎没变 ({decimal(change.before)} → {decimal(change.after)})"
         return tone, f"在没见过的对话上, 损失{numbers}"
@@ -73,6 +73,8 @@ def _answers_part(data: RunData) -> str:
     changed = sum(pair.changed for pair in pairs)
     if not changed:
         return f"{len(pairs)} 个问题的回答一个也没变"
+    if changed == len(pairs) == 1:
+        return "1 个问题的回答变了"
     if changed == len(pairs):
         return f"{len(pairs)} 个问题的回答都变了"
     return f"{len(pairs)} 个问题里 {changed} 个的回答变了"
@@ -80,8 +82,8 @@ def _answers_part(data: RunData) -> str:
 
 def _unfinished(data: RunData) -> str:
     """How far a run came that was stopped."""
-    total = f", 共 {data.planned_steps} 步" if data.planned_steps else ""
-    return f"这次运行没有跑完 (停在第 {data.last_step} 步{total})"
+    total = f" (共 {data.planned_steps} 步)" if data.planned_steps else ""
+    return f"这次运行没有跑完, 停在第 {data.last_step} 步{total}"
 
 
 def _notes(data: RunData) -> list[str]:

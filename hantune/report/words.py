@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from hantune.data.card import REASONS
 from hantune.report.data import Change, number
 
 
@@ -35,33 +36,11 @@ METRICS = (
     Measure("chinese_share", "中文比例", "回答的字里有多少是汉字.", is_share=True),
     Measure("repetition", "卡住重复", "多少回答卡在同一段话上反复说. 越低越好.", -1, is_share=True),
     Measure("mean_length", "平均长度", "每个回答平均多少字."),
+    Measure("empty_share", "空回答", "什么也没说的回答占多少. 越低越好.", -1, is_share=True),
     Measure("length_ratio", "长度比", "回答的总字数除以参考答案的总字数. 接近 1 最自然."),
     Measure("count", "问题数", "问了多少个问题. 越少, 上面的数字越不准."),
 )
 """What ``metrics`` of evaluation.json may hold; a name that is not here is shown as it is."""
-
-DROPPED = {
-    "format": "认不出的格式",
-    "json": "不是完整的 JSON",
-    "encoding": "编码读不通",
-    "empty": "没有内容",
-    "turns": "轮次不成对",
-    "roles": "角色顺序不对",
-    "duplicate": "重复",
-    "limit": "超过要的条数",
-    "max": "超过要的条数",
-}
-"""What a reason of the manifest says, by a word in its code; the code stands beside it."""
-
-END_REASONS = {
-    "done": "全部步数练完",
-    "finished": "全部步数练完",
-    "max_steps": "到了最大步数",
-    "interrupted": "被中断, 检查点已保存",
-    "sigint": "被 Ctrl-C 中断, 检查点已保存",
-    "sigterm": "被系统要求停下, 检查点已保存",
-}
-"""What the reason of the ``end`` event says; another reason is shown as it is."""
 
 
 def decimal(value: float | None) -> str:
@@ -69,7 +48,7 @@ def decimal(value: float | None) -> str:
     if value is None:
         return "─"
     size = abs(value)
-    if size == 0 or size >= 100:
+    if isinstance(value, int) or size == 0 or size >= 100:
         return f"{value:,.0f}"
     if size >= 10:
         return f"{value:.1f}"
@@ -118,7 +97,7 @@ def measure_rank(measure: Measure) -> tuple[int, str]:
 
 def dropped_reason(code: str) -> str:
     """What a reason of the manifest says in Chinese, or nothing for one that is not known."""
-    return next((text for word, text in DROPPED.items() if word in code.lower()), "")
+    return REASONS.get(code, "")
 
 
 def clipped(text: str, limit: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from hantune.log import console, duration
 from hantune.paths import write_json
 from hantune.workflow.embedded import PERSONA_SETTINGS, persona_dialogues, persona_questions, teach_base
-from hantune.workflow.finetune import Job, JobResult, finetune
+from hantune.workflow.finetune import Job, JobResult, finetune, merge_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +68,10 @@ def demo_text(result: DemoResult) -> str:
         kind = "教过" if row["taught"] else "没教过"
         lines += [f"  问 ({kind}): {row['prompt']}", f"    前: {row['before']}", f"    后: {row['after']}"]
     training = result.job.training
-    merge = result.job.merge or {}
     lines += [
         "",
         f"验证损失  {training.loss_before:.2f} -> {training.loss_after:.2f}",
-        f"合并核对  最大差 {merge.get('max_difference', 0):.1e} (允许 {merge.get('tolerance', 0):.0e}), 逐字回答一致",
+        merge_line(result.job.merge),
         f"用时      {duration(result.seconds)}",
         f"报告      {result.job.report}  (双击打开)",
         "",

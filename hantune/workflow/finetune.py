@@ -176,6 +176,14 @@ def _held_out_dialogues(prepared: Path) -> list[Conversation]:
     return list(islice(data.conversations(part), EVALUATED_DIALOGUES))  # type: ignore[arg-type]
 
 
+def merge_line(merge: dict[str, Any] | None) -> str:
+    """The proof of a merge in one line."""
+    if merge is None:
+        return "合并      不需要 (训练的是全部参数)"
+    proof = merge["proof"]
+    return f"合并核对  与底座加适配器最多差 {proof['difference']:.0e} (允许 {proof['tolerance']:.0e}), 回答逐字一致"
+
+
 def evaluate_before_and_after(
     run: RunFolder, config: RunConfig, dialogues: Sequence[Conversation]
 ) -> dict[str, Any]:
@@ -194,7 +202,12 @@ def evaluate_before_and_after(
         base.template = tuned.template
         before = evaluate_model(base, dialogues, **asked)
     evals = read_events(run.events, "eval")
-    for found, event in ((before, evals[:1]), (after, evals[-1:])):
+    for found, event in zip((before, after), (evals[:1], _delivered(evals, config)), strict=True):
         if event:
             found["held_out"] = {key: event[0][key] for key in ("loss", "perplexity", "bits_per_character")}
     return {"before": before, "after": after}
+
+
+def _delivered(evals: list[dict[str, Any]], config: RunConfig) -> list[dict[str, Any]]:
+    """The evaluation of the weights that were kept: the best ones or the last."""
+    return [min(evals[1:], key=lambda event: event["loss"])] if config.train.final == "best" and evals[1:] else evals[-1:]

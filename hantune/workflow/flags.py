@@ -9,7 +9,7 @@ from typing import Any
 from hantune.log import console
 from hantune.workflow.demo import demo, demo_text
 from hantune.workflow.embedded import persona_dialogues, teach_base
-from hantune.workflow.finetune import Job, JobResult, default_output, finetune
+from hantune.workflow.finetune import Job, JobResult, default_output, finetune, merge_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,13 @@ def with_file(flags: Flags) -> Flags:
     for note in kit.notes:
         console.warn(note)
     named = dict(kit.overrides)
-    output = named.pop("train.output_dir", None)
+    output, model = named.pop("train.output_dir", None), named.pop("model.path", None)
+    dataset = kit.data.get("dataset_path") or kit.data.get("dataset_name") or named.pop("data.path", None)
     return replace(
         flags,
         config_file=None,
-        dataset=flags.dataset or kit.data.get("dataset_path") or kit.data.get("dataset_name") or named.pop("data.path", None),
-        model=flags.model or named.pop("model.path", None),
+        dataset=flags.dataset or dataset,
+        model=flags.model or model,
         local_model=flags.local_model or bool(kit.data.get("use_local_model") or kit.data.get("local_model")),
         max_samples=flags.max_samples or kit.data.get("max_samples"),
         max_turns=flags.max_turns or kit.data.get("max_turns"),
@@ -110,7 +111,7 @@ def job_text(result: JobResult) -> str:
     if training.loss_before is not None and training.loss_after is not None:
         lines.append(f"验证损失  {training.loss_before:.3f} -> {training.loss_after:.3f}")
     if result.merge is not None:
-        lines.append(f"合并核对  最大差 {result.merge['max_difference']:.1e} (允许 {result.merge['tolerance']:.0e})")
+        lines.append(merge_line(result.merge))
     lines += [
         f"适配器    {training.output}",
         f"合并后    {run.merged}",

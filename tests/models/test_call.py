@@ -15,9 +15,14 @@ def test_modes_come_back_even_when_they_were_mixed_and_the_work_failed() -> None
     model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2))
     model.train()
     model[1].eval()
-    with pytest.raises(ZeroDivisionError), evaluating(model):
-        assert not any(module.training for module in model.modules())
-        raise ZeroDivisionError
+
+    def work() -> None:
+        with evaluating(model):
+            assert not any(module.training for module in model.modules())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
     assert [module.training for module in model.modules()] == [True, True, False]
 
 

@@ -115,7 +115,10 @@ def test_a_capped_or_scaled_head_is_found_out(batch: Batch) -> None:
         "num_key_value_heads": 1, "vocab_size": 400, "head_dim": 16,
     }  # fmt: skip
     torch.manual_seed(0)
-    for model in (Gemma2ForCausalLM(Gemma2Config(**shape)), GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=7))):
+    for model in (
+        Gemma2ForCausalLM(Gemma2Config(**shape)),
+        GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=7)),
+    ):
         model.eval()
         assert not is_head_last(model)
         nats, _ = supervised_nats(model, batch)

@@ -34,7 +34,7 @@ train:
 MANIFEST = {
     "read": 1946,
     "kept": 1823,
-    "dropped": {"format.one-turn": 84, "duplicate.exact": 31, "json.broken": 8},
+    "dropped": {"format.one-turn": 84, "split.in-val": 31, "source.broken-json": 8},
     "train": 1732,
     "val": 91,
     "sources": [

@@ -1,7 +1,8 @@
 """The formats of conversation files, one small module each, and how one is recognised.
 
-A format has ``NAME``, ``SHAPE`` and ``FIELDS`` (for messages), ``matches(value) -> why or None`` and
-``read(row) -> conversations or rejects``. A new one is a file here and a line in ``FORMATS``.
+A format has ``NAME``, ``SHAPE`` (for people), ``NEEDS`` (the fields it cannot do without, in alternatives),
+``matches(value) -> why or None`` and ``read(row) -> conversations or rejects``. A new one is a file here and a line in
+``FORMATS``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Format(Protocol):
 
     NAME: str
     SHAPE: str
-    FIELDS: tuple[str, ...]
+    NEEDS: tuple[tuple[str, ...], ...]
 
     def matches(self, value: Any) -> str | None: ...
 
@@ -94,7 +95,9 @@ def _nearest(value: Any) -> str:
     names = [str(name).strip().lower() for name in value]
 
     def likeness(format: Format) -> float:
-        near = [difflib.SequenceMatcher(None, name, field).ratio() for name in names for field in format.FIELDS]
-        return sum(sorted(near)[-2:])
+        return max(sum(closest(field) for field in fields) / len(fields) for fields in format.NEEDS)
+
+    def closest(field: str) -> float:
+        return max((difflib.SequenceMatcher(None, name, field).ratio() for name in names), default=0.0)
 
     return max(FORMATS.values(), key=likeness).NAME

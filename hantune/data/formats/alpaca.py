@@ -23,7 +23,7 @@ from hantune.data.types import Conversation, Reject, Row
 
 NAME = "alpaca"
 SHAPE = "instruction, output 字段 (input, system, history 可有可无)"
-FIELDS = ("instruction", "input", "output", "system", "history")
+NEEDS = (("instruction", "output"),)
 
 
 def matches(value: Any) -> str | None:

@@ -16,7 +16,7 @@ from hantune.data.types import Conversation, Reject, Row
 
 NAME = "belle"
 SHAPE = "input 和 target 字段, 或写成 Human:/Assistant: 的 instruction, 或 conversations"
-FIELDS = ("instruction", "input", "target", "output")
+NEEDS = (("input", "target"),)
 _SPEAKER = re.compile(r"(?:^|\n)[ \t]*(Human|Assistant)[:：][ \t]*")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -58,7 +58,7 @@ def _is_transcript(text: Any) -> bool:
 
 
 def transcript(text: str) -> list[Turn]:
-    """The turns of ``Human:...\\nAssistant:...``; an empty ``Assistant:`` at the end awaits the answer and is left out."""
+    """The turns of ``Human:...\\nAssistant:...``; an empty last one awaits the answer and is left out."""
     pieces = _SPEAKER.split(text.strip())[1:]
     turns = [Turn(_ROLES[speaker], said) for speaker, said in zip(pieces[0::2], pieces[1::2], strict=True)]
     if turns[-1].role == "assistant" and not turns[-1].text.strip():

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, cast
 
 from hantune.data.types import Conversation, Message, Reject, Role, Row
 
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""Control characters but TAB and line end; they mean nothing in a text and upset terminals and tokenizers."""
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
+"""Control characters but TAB and line end, and the byte order mark; they mean nothing in a text and upset terminals and tokenizers."""
 EMPTY_INPUTS = frozenset({"无输入", "<noinput>", "<无输入>", "noinput"})
 """What data sets write where the ``input`` field is empty."""
 
@@ -127,8 +127,8 @@ def unknown(row: Row, format: str, needs: str) -> Reject:
 def describe(value: Any) -> str:
     """What a record looks like, in a few words."""
     if isinstance(value, Mapping):
-        names = [str(name)[:30] for name in list(value)[:12]]
-        return f"字段 {', '.join(names)}" if names else "一个空对象"
+        names = [str(name)[:30] for name in list(value)[:8]]
+        return f"字段 {', '.join(names)}{' ...' if len(value) > 8 else ''}" if names else "一个空对象"
     if isinstance(value, list):
         inner = type(value[0]).__name__ if value else "空"
         return f"{len(value)} 项的列表 (第一项: {inner})"

@@ -13,7 +13,7 @@ from hantune.data.types import Conversation, Reject, Row
 
 NAME = "kdconv"
 SHAPE = 'messages 字段, 里面是 {"message": ...}'
-FIELDS = ("messages", "name")
+NEEDS = (("messages",),)
 
 
 def matches(value: Any) -> str | None:

@@ -14,7 +14,7 @@ from hantune.data.types import Conversation, Reject, Row
 
 NAME = "lccc"
 SHAPE = "一串句子"
-FIELDS = ("dialog",)
+NEEDS = (("dialog",),)
 _BLANK = re.compile(r"(?<![A-Za-z0-9])(?<![A-Za-z0-9][,.!?;:])\s+|\s+(?![A-Za-z0-9])")
 """Blanks that segmentation put there: those that do not stand between two ASCII words."""
 
@@ -33,7 +33,7 @@ def _is_dialogue(value: Any) -> bool:
 def read(row: Row) -> Iterator[Conversation | Reject]:
     """The dialogue without its segmentation."""
     utterances = row.value.get("dialog") if isinstance(row.value, dict) else row.value
-    if not _is_dialogue(utterances):
+    if not isinstance(utterances, list) or not _is_dialogue(utterances):
         yield unknown(row, NAME, SHAPE)
         return
     yield conversation(
@@ -44,6 +44,7 @@ def read(row: Row) -> Iterator[Conversation | Reject]:
 def desegment(text: str) -> str:
     """The text before segmentation: characters joined; words joined but for a blank between two ASCII words."""
     pieces = text.split()
-    if all(len(piece) == 1 for piece in pieces):
-        return "".join(pieces)
+    joined = "".join(pieces)
+    if len(joined) == len(pieces):  # every piece is one character
+        return joined
     return " ".join(_BLANK.sub("", text.strip()).split())

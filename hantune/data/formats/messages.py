@@ -14,7 +14,7 @@ from hantune.data.types import Conversation, Reject, Row
 
 NAME = "messages"
 SHAPE = 'messages 字段, 里面是 {"role": "user"|"assistant", "content": ...}'
-FIELDS = ("messages",)
+NEEDS = (("messages",),)
 
 
 def matches(value: Any) -> str | None:

@@ -30,7 +30,7 @@ NAMES = (
 )
 """(question, answer) by their names in lower case, the first that is there wins."""
 SHAPE = "一列问题一列回答, 如 question 和 answer, 问题 和 回答"
-FIELDS = tuple(dict.fromkeys(name for pair in NAMES for name in pair))
+NEEDS = NAMES
 
 
 def matches(value: Any) -> str | None:

@@ -13,7 +13,7 @@ from hantune.data.types import Conversation, Reject, Row
 
 NAME = "sharegpt"
 SHAPE = 'conversations 字段, 里面是 {"from": "human"|"gpt", "value": ...}'
-FIELDS = ("conversations", "system")
+NEEDS = (("conversations",),)
 ROLES = {
     "human": "user", "user": "user", "prompter": "user",
     "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",

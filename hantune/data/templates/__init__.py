@@ -5,20 +5,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import replace
 
-from hantune.data.templates import chatml as _chatml
-from hantune.data.templates import llama3 as _llama3
 from hantune.data.templates.alpaca import ALPACA, ALPACA_LEGACY, ALPACA_SPACE
 from hantune.data.templates.base import Marks, Template
 from hantune.data.templates.belle import BELLE, BELLE_V2
 from hantune.data.templates.chatml import CHATML
+from hantune.data.templates.chatml import START as CHATML_START
 from hantune.data.templates.flagalpha import FLAGALPHA
 from hantune.data.templates.huatuo import HUATUO_MED, HUATUO_QA
 from hantune.data.templates.jinja import JinjaTemplate
 from hantune.data.templates.llama2 import CHINESE_ALPACA_2, LLAMA2
 from hantune.data.templates.llama3 import LLAMA3
+from hantune.data.templates.llama3 import START as LLAMA3_START
 from hantune.data.templates.plain import PLAIN
 from hantune.data.templates.samsum import SAMSUM
 from hantune.errors import ConfigError, RefusedError
@@ -57,11 +56,11 @@ def get_template(
     chat_template: str | None = None,
     model_type: str | None = None,
     system: str | None = None,
-    specials: Sequence[str] = (),
+    marks: Marks | None = None,
 ) -> Template:
     """The template called ``name``; ``system`` becomes its default system prompt.
 
-    ``auto`` is the model's own ``chat_template``, else what fits its control tokens (``specials``) or family;
+    ``auto`` is the model's own ``chat_template``, else what fits its control tokens (``marks``) or family;
     ``model`` is the model's own and nothing else; ``llama3`` prefers it to the one built in.
 
     Raises: ConfigError ``template.unknown``, ``template.no-chat-template``; RefusedError ``template.jinja-error``.
@@ -69,13 +68,13 @@ def get_template(
     if name in ("auto", "llama3", MODEL) and chat_template:
         return JinjaTemplate(name=MODEL, source=chat_template, system=system)
     if name == "auto":
-        name = _by_family(model_type, specials)
+        name = _by_family(model_type, marks)
     if name == MODEL:
         raise ConfigError(
             "template.no-chat-template",
             "这个模型没有自带聊天模板",
             place="template.name",
-            hint=f"选一个内置模板: template.name={_by_family(model_type, specials)}",
+            hint=f"选一个内置模板: template.name={_by_family(model_type, marks)}",
         )
     if name not in TEMPLATES:
         near = difflib.get_close_matches(name, TEMPLATES, n=1)
@@ -89,11 +88,12 @@ def get_template(
     return template if system is None else replace(template, system=system)
 
 
-def _by_family(model_type: str | None, specials: Sequence[str]) -> str:
+def _by_family(model_type: str | None, marks: Marks | None) -> str:
     """The name of the built-in template that suits a model without a chat template."""
-    if _llama3.START in specials:
+    specials = marks.specials if marks else ()
+    if LLAMA3_START in specials:
         return LLAMA3.name
-    if _chatml.START in specials:
+    if CHATML_START in specials:
         return CHATML.name
     return FAMILIES.get(model_type or "", CHATML.name)
 

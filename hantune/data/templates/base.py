@@ -163,6 +163,12 @@ def as_turns(messages: Sequence[Message]) -> tuple[str | None, list[Turn]]:
     return system, [Turn(question.text, answer) for question, answer in zip(rest[::2], answers, strict=False)]
 
 
+def first_difference(left: Sequence[object], right: Sequence[object]) -> int:
+    """The first index at which two sequences differ; the length of the shorter where it begins the longer."""
+    differing = (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
+    return next(differing, min(len(left), len(right)))
+
+
 def _specimen(*texts: str) -> tuple[Message, ...]:
     """Messages whose roles are read off their placeholder texts."""
     roles = {"s": "system", "u": "user", "a": "assistant"}

@@ -45,7 +45,10 @@ class Blocks(TurnTemplate):
 
     @property
     def text(self) -> str:
-        paired = (Message(role="user", text="{user1}" + PAIRED + "{input1}"), Message(role="assistant", text="{answer1}"))
+        paired = (
+            Message(role="user", text="{user1}" + PAIRED + "{input1}"),
+            Message(role="assistant", text="{answer1}"),
+        )
         return specimen_text(self, [*SPECIMENS, paired] if self.opening_paired else SPECIMENS)
 
     @property

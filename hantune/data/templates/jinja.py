@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from hantune.data.templates.base import Marks, Template, as_turns
+from hantune.data.templates.base import Marks, Template, as_turns, first_difference
 from hantune.data.templates.sandbox import SPAN_END, SPAN_START, compile_template, run_template
 from hantune.data.types import Message, Rendered, Segment
 from hantune.errors import RefusedError
@@ -40,11 +40,10 @@ class Span(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A rendering: ``text``, its answer spans in order, the control texts that end them, and where it is not stable."""
+    """A rendering: ``text``, its answer spans in order, and the answers that are shown in two ways (expected, shown)."""
 
     text: str
     spans: tuple[Span, ...]
-    terminators: tuple[str, ...]
     unstable: dict[int, tuple[str, str]]
 
 
@@ -61,6 +60,7 @@ class JinjaTemplate(Template):
     """The chat template that a model ships."""
 
     source: str
+    _stops_of: dict[Marks, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
     _shapes: dict[Any, tuple[Layout, list[Piece]]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,8 +78,9 @@ class JinjaTemplate(Template):
     def render(self, messages: Sequence[Message], marks: Marks) -> Rendered:
         """Segments and stop strings.
 
-        Raises: DataError ``template.roles``; RefusedError ``template.not-prefix-stable`` when an answer that is to be learned is shown otherwise
-            (or after another prompt) than it would be generated; ``template.jinja-error`` when the template refuses.
+        Raises: DataError ``template.roles``; RefusedError ``template.not-prefix-stable`` when an answer that is to be
+            learned is shown otherwise, or after another prompt, than it would be generated; RefusedError
+            ``template.jinja-error`` when the template refuses.
         """
         as_turns(messages)
         asked = self._with_system(messages)
@@ -87,7 +88,10 @@ class JinjaTemplate(Template):
         roles = tuple(message.role for message in asked)
         shape = (roles, tuple(not content for content in contents), marks)
         if shape not in self._shapes:
-            self._shapes[shape] = self._sentinel_shape(roles, contents, marks)
+            # The tabs tell whether the template strips a content: they are gone then.
+            sentinels = [f"\t{OPEN}{i}{CLOSE}\t" if content else "" for i, content in enumerate(contents)]
+            layout = self._layout(roles, sentinels, marks)
+            self._shapes[shape] = layout, _pieces(layout, marks.specials)
         layout, pieces = self._shapes[shape]
         filled = _fill(pieces, contents)
         if "".join(filled) != self._run(roles, contents, marks)[0]:
@@ -101,8 +105,7 @@ class JinjaTemplate(Template):
             for text, piece in zip(filled, pieces, strict=True)
             if text
         )
-        stops = dict.fromkeys((*layout.terminators, *filter(None, [marks.eos])))
-        return Rendered(segments=tuple(segments), stops=tuple(stops))
+        return Rendered(segments=tuple(segments), stops=self._stops(marks))
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with the default system prompt; an empty system message is left out."""
@@ -110,6 +113,15 @@ class JinjaTemplate(Template):
         rest = list(messages[1:] if has_system and not messages[0].text else messages)
         default = [Message(role="system", text=self.system)] if self.system and not has_system else []
         return default + rest
+
+    def _stops(self, marks: Marks) -> tuple[str, ...]:
+        """The control text that ends an answer, and EOS: the same for every conversation, so that prompts have it too."""
+        if marks not in self._stops_of:
+            text = self._run(("user", "assistant"), [f"{OPEN}0{CLOSE}", f"{OPEN}1{CLOSE}"], marks)[0]
+            end = text.find(f"{OPEN}1{CLOSE}")
+            found = _pattern(marks.specials).search(text, end) if end >= 0 else None
+            self._stops_of[marks] = tuple(dict.fromkeys(filter(None, [found and found[0], marks.eos])))
+        return self._stops_of[marks]
 
     def _run(self, roles: Sequence[str], contents: Sequence[str], marks: Marks) -> tuple[str, list[tuple[int, int]]]:
         """The rendered text and its ``{% generation %}`` spans; messages that end with a user give the prompt."""
@@ -123,18 +135,11 @@ class JinjaTemplate(Template):
             text += part
         return text, spans
 
-    def _sentinel_shape(self, roles: Sequence[str], contents: Sequence[str], marks: Marks) -> tuple[Layout, list[Piece]]:
-        """The layout of an order of roles. Tabs around a sentinel tell whether the template strips that content."""
-        sentinels = [f"\t{OPEN}{i}{CLOSE}\t" if content else "" for i, content in enumerate(contents)]
-        layout = self._layout(roles, sentinels, marks)
-        return layout, _pieces(layout, marks.specials)
-
     def _layout(self, roles: Sequence[str], contents: Sequence[str], marks: Marks) -> Layout:
         """Where the answers lie, found by rendering every beginning of the conversation."""
         text, generated = self._run(roles, contents, marks)
         find_special = _pattern(marks.specials).search
         spans: list[Span] = []
-        terminators: list[str] = []
         unstable: dict[int, tuple[str, str]] = {}
         for index in (i for i, role in enumerate(roles) if role == "assistant" and i):
             prompt = self._run(roles[:index], contents[:index], marks)[0]
@@ -147,13 +152,11 @@ class JinjaTemplate(Template):
             if not text.startswith(turn[:end]):
                 unstable[index] = (turn[:end], text)
                 continue
-            if found:
-                terminators.append(found[0])
             if generated:
                 spans += _generation_spans(turn_generated, Span(len(prompt), end, index), found)
             else:
                 spans.append(Span(len(prompt), end, index))
-        return Layout(text, tuple(spans), tuple(dict.fromkeys(terminators)), unstable)
+        return Layout(text, tuple(spans), unstable)
 
 
 def _generation_spans(generated: Sequence[tuple[int, int]], turn: Span, found: re.Match[str] | None) -> list[Span]:
@@ -189,7 +192,7 @@ def _learned_messages(messages: Sequence[Message], layout: Layout) -> set[int]:
     is_prompt = messages[-1].role != "assistant"
     for index in sorted(() if is_prompt else learned & layout.unstable.keys()):
         expected, shown = layout.unstable[index]
-        at = next((i for i, (a, b) in enumerate(zip(expected, shown, strict=False)) if a != b), len(shown))
+        at = first_difference(expected, shown)
         raise RefusedError(
             "template.not-prefix-stable",
             f"这个聊天模板在训练时和服务时写得不一样: 第 {index + 1} 条消息, "

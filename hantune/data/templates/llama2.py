@@ -41,6 +41,4 @@ class Llama2(TurnTemplate):
 
 
 LLAMA2 = Llama2(name="llama2")
-CHINESE_ALPACA_2 = Llama2(
-    name="chinese-alpaca-2", system="You are a helpful assistant. 你是一个乐于助人的助手。"
-)
+CHINESE_ALPACA_2 = Llama2(name="chinese-alpaca-2", system="You are a helpful assistant. 你是一个乐于助人的助手。")

@@ -1,4 +1,7 @@
-"""plain: the text as it stands, for continued pre-training: BOS, the messages one after the other, EOS after answers."""
+"""plain: the text as it stands, for continued pre-training.
+
+BOS, the messages one after the other with nothing between them, EOS after each answer.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,38 @@
+"""``hantune batch``: the answers to a file of questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hantune.cli.frame import Answer, command, new_app
+
+app = new_app("批量生成回答")
+
+
+@command(app, "batch")
+def batch(
+    model: Annotated[str, typer.Argument(help="模型, 适配器或运行文件夹")],
+    input: Annotated[Path, typer.Option("--input", help="问题: JSONL, JSON, CSV, 或整理好的数据文件夹")],
+    output: Annotated[Path, typer.Option("--output", help="回答写到这里, 每行一个 JSON, 顺序和输入相同")],
+    adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一个回答最多多少个词元")] = 256,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="一起生成几个回答 (不影响结果)")] = 8,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 = 每次都选最可能的; 越大越多变")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="随机种子 (temperature 大于 0 时有用)")] = 0,
+) -> Answer:
+    """批量生成回答. 中断后再运行同一条命令会接着生成."""
+    from hantune.infer.batch import answer_file
+    from hantune.infer.engine import open_engine
+    from hantune.infer.sample import SamplingParams
+
+    params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    engine = open_engine(model, adapter=adapter, base=base)
+    counts = answer_file(engine, input, output, params, batch_size=batch_size)
+    text = f"√ {counts['answers']} 个回答写到 {output}"
+    if counts["errors"]:
+        text += f"\n! {counts['errors']} 条没有回答, 原因在该行的 error 里"
+    return Answer(result={"output": str(output), **counts}, text=text)

@@ -1,0 +1,81 @@
+"""``card.md`` of a PREPARED folder: what the data are, for people; and the table of reasons in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+REASONS = {
+    "source.broken-json": "不是完整的 JSON",
+    "source.broken-csv": "不是完整的 CSV",
+    "source.broken-text": "有解不开的字节",
+    "source.test-part": "文件自带的 test 部分, 不用",
+    "source.val-part": "文件自带的验证部分, 已另外指定 --val",
+    "source.train-part": "--val 文件里的训练部分, 不用",
+    "format.unknown-fields": "字段和这个文件的格式不符",
+    "format.roles": "说话人的次序不对",
+    "format.one-turn": "只有一句话, 没有回答",
+    "format.empty-answer": "回答是空的",
+    "format.empty-question": "问题是空的",
+    "format.not-text": "内容不是文字",
+    "format.tool-turn": "有工具调用",
+    "format.nothing-to-learn": "没有要学的回答",
+    "split.in-val": "和验证数据相同",
+    "sampled-out": "抽样时没有选中 (--max-samples)",
+}
+"""reason -> what it means."""
+
+
+def card(manifest: dict[str, Any]) -> str:
+    """The manifest as a page of Markdown (Chinese)."""
+    flags = manifest["flags"]
+    lines = [
+        "# 整理好的对话数据",
+        "",
+        f"训练 {manifest['train']} 段, 验证 {manifest['val']} 段. "
+        f"读了 {manifest['read']} 条, 留下 {manifest['kept']} 条, 去掉 {sum(manifest['dropped'].values())} 条.",
+        "",
+        "## 来源",
+        "",
+        "| 文件 | 格式 | 编码 | 读 | 留 | sha256 |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {source['path']} | {source['format']} | {source['encoding']} | {source['read']} | {source['kept']} "
+        f"| {source['sha256'][:16]} |"
+        for source in manifest["sources"]
+    ]
+    if manifest["dropped"]:
+        lines += ["", "## 去掉的", "", "| 原因 | 意思 | 条数 | 第一处 |", "|---|---|---|---|"]
+        lines += [
+            f"| {reason} | {REASONS.get(reason, '')} | {count} | {manifest['first_places'].get(reason, '')} |"
+            for reason, count in manifest["dropped"].items()
+        ]
+        lines += ["", "每一条的原文和原因在 `rejects.jsonl` (抽样没选中的和没用的部分除外)."]
+    lines += [
+        "",
+        "## 怎样重做",
+        "",
+        "```",
+        _command(manifest),
+        "```",
+        "",
+        "划分按对话文字的哈希和种子决定: 相同的对话不会同时出现在训练和验证里, 数据变多时原有的划分不变.",
+        f"数据指纹 {manifest['fingerprint'][:16]}, 种子 {flags['seed']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _command(manifest: dict[str, Any]) -> str:
+    """The command that makes this folder again from the same files."""
+    flags = manifest["flags"]
+    paths = [source["path"] for source in manifest["sources"] if source["part"] == "train"]
+    words = ["hantune data prepare", *(_quoted(path) for path in paths), "--out DIR"]
+    options = {"format": "--format", "max_samples": "--max-samples", "max_turns": "--max-turns", "seed": "--seed"}
+    words += [f"{option} {flags[name]}" for name, option in options.items() if flags[name] is not None]
+    words += [f"--val {_quoted(path)}" for path in flags["val"]] or [f"--val-share {flags['val_share']}"]
+    return " ".join(words + (["--strict"] if flags["strict"] else []))
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path

@@ -1,0 +1,199 @@
+"""``hantune data prepare``: raw files to a PREPARED folder, whole or not at all, each record accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hantune import __version__
+from hantune.data.card import card
+from hantune.data.encoding import NAMES
+from hantune.data.formats import get_format
+from hantune.data.intake import Intake, Tally
+from hantune.data.prepared import Prepared, fingerprint_of, is_prepared, open_prepared
+from hantune.data.sources import SourceFile, expand, inspect
+from hantune.errors import DataError, RunError
+from hantune.log import console
+from hantune.paths import RunFolder, new_folder, write_file, write_json
+
+LAYOUT = 1
+"""Counts up when the folder's files change their meaning."""
+QUIET_REASONS = frozenset({"sampled-out", "source.test-part", "source.val-part", "source.train-part"})
+"""Reasons that are the user's own wish."""
+
+
+def prepare(
+    sources: Sequence[str],
+    out: Path,
+    *,
+    format: str | None = None,
+    max_samples: int | None = None,
+    max_turns: int | None = None,
+    val_share: float = 0.05,
+    val: Sequence[str] = (),
+    seed: int = 42,
+    strict: bool = False,
+    replace: bool = False,
+) -> dict[str, Any]:
+    """The manifest of ``out``: {read, kept, dropped, train, val, sources, flags, versions, key, fingerprint}.
+
+    ``read``, ``kept`` and ``dropped`` count records, and kept + dropped = read; ``train`` and ``val`` count
+    conversations (a record with several questions gives several). The same sources and flags give the same bytes, and
+    where ``out`` already holds them nothing is done.
+
+    Raises: DataError ``source.*``, ``format.unknown-fields``, ``data.nothing-usable``, with ``strict`` the code of the
+        first reject; ConfigError ``format.unknown-name``; RunError ``run.exists``, ``run.in-use``; MachineError.
+    """
+    if format:
+        get_format(format)
+    files = [(inspect(place), False) for given in sources for place in expand(given)]
+    files += [(inspect(place), True) for given in val for place in expand(given)]
+    flags = {
+        "format": format,
+        "max_samples": max_samples,
+        "max_turns": max_turns,
+        "val_share": val_share,
+        "val": [file.name for file, is_val in files if is_val],
+        "seed": seed,
+        "strict": strict,
+    }
+    key = content_key(files, flags)
+    done = _already(out, key, replace)
+    if done:
+        return done.manifest
+    with _alone(out), new_folder(out, replace=True) as folder:
+        intake = Intake(folder, seed, max_turns, strict)
+        intake.run(files, format, has_val=bool(val))
+        if not intake.draws:
+            raise nothing_usable(intake)
+        rows = intake.write_parts(*intake.decide(0.0 if val else val_share, max_samples))
+        identity = {"flags": flags, "key": key, "fingerprint": fingerprint_of(folder)}
+        manifest = {**_accounts(intake), **rows, **identity, "versions": _versions()}
+        write_json(folder / "manifest.json", manifest)
+        write_file(folder / "card.md", card(manifest))
+    _warn(manifest, has_val=bool(val))
+    return manifest
+
+
+def content_key(files: Sequence[tuple[SourceFile, bool]], flags: dict[str, Any]) -> str:
+    """What the output depends on, as one sha256: bytes and names of the sources, flags, versions."""
+    facts = [[file.name, file.sha256, is_val] for file, is_val in files]
+    return hashlib.sha256(json.dumps([facts, flags, _versions()], sort_keys=True).encode()).hexdigest()
+
+
+def _already(out: Path, key: str, replace: bool) -> Prepared | None:
+    """What lies in ``out`` if it is just what is asked for.
+
+    Raises: RunError ``run.exists`` when something else lies there.
+    """
+    if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {".lock"}):
+        return None
+    if not is_prepared(out):
+        raise RunError(
+            "run.exists",
+            "输出文件夹里有别的东西, 不会覆盖" if out.is_dir() else "这个名字已经是一个文件",
+            place=str(out),
+            hint="换一个 --out (--replace 只替换 hantune data prepare 自己写的文件夹)",
+        )
+    prepared = open_prepared(out)
+    if prepared.manifest.get("key") == key:
+        console.say(f"已经整理过: {out} 就是用同样的文件和同样的选项整理的, 直接使用")
+        return prepared
+    if not replace:
+        raise RunError(
+            "run.exists",
+            "这里有用别的文件或别的选项整理好的数据, 不会覆盖",
+            place=str(out),
+            hint="换一个 --out, 或加上 --replace 替换它",
+        )
+    return None
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a second process from preparing the same folder; leaves nothing behind."""
+    try:
+        with RunFolder(out).lock():
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            (out / ".lock").unlink()
+            out.rmdir()
+
+
+def _accounts(intake: Intake) -> dict[str, Any]:
+    """What was read, kept and dropped, in all and by source."""
+    return {
+        "read": intake.read,
+        "kept": sum(tally.kept for tally in intake.tallies),
+        "dropped": dict(sorted(intake.dropped.items())),
+        "first_places": dict(sorted(intake.first_places.items())),
+        "sources": [_source_entry(tally) for tally in intake.tallies],
+    }
+
+
+def _versions() -> dict[str, Any]:
+    """What else decides about the bytes: the programs, and ``LAYOUT``."""
+    return {"hantune": __version__, "pyarrow": version("pyarrow"), "layout": LAYOUT}
+
+
+def _source_entry(tally: Tally) -> dict[str, Any]:
+    """One source in the manifest."""
+    source = tally.source
+    return {
+        "path": source.name,
+        "sha256": source.sha256,
+        "format": tally.format,
+        "why": tally.why,
+        "container": source.container,
+        "encoding": NAMES.get(source.encoding, source.encoding),
+        "has_val": tally.has_val,
+        "part": "val" if tally.is_val else "train",
+        "read": tally.read,
+        "kept": tally.kept,
+    }
+
+
+def nothing_usable(intake: Intake) -> DataError:
+    """The error for sources without one usable record: the three commonest reasons and where each came first."""
+    names = ", ".join(tally.source.name for tally in intake.tallies)
+    if not intake.read:
+        return DataError(
+            "data.nothing-usable",
+            "文件里没有一条记录",
+            place=names,
+            hint="检查文件内容; 格式见 docs/reference/formats.md",
+        )
+    common = Counter(intake.dropped).most_common(3)
+    reasons = "; ".join(f"{reason} {count} 条 (第一处 {intake.first_places[reason]})" for reason, count in common)
+    return DataError(
+        "data.nothing-usable",
+        f"没有一条能用的对话: 读了 {intake.read} 条, 全部去掉. {reasons}",
+        place=intake.first_places[common[0][0]],
+        hint=f"改法见 docs/troubleshooting/{common[0][0]}.md, 改好后再运行同一条命令",
+    )
+
+
+def _warn(manifest: dict[str, Any], has_val: bool) -> None:
+    """Say aloud what a careful user would want to know before training."""
+    dropped = manifest["dropped"]
+    if count := dropped.get("split.in-val"):
+        console.warn(f"训练数据里有 {count} 条和验证数据相同, 已从训练里去掉 (rejects.jsonl: split.in-val)")
+    if count := dropped.get("source.test-part"):
+        console.say(f"文件里的 test 部分 ({count} 条) 没有使用")
+    if count := dropped.get("source.val-part"):
+        console.say(f"指定了 --val, 所以文件自带的验证部分 ({count} 条) 没有使用")
+    if not manifest["val"] and (manifest["flags"]["val_share"] or has_val):
+        why = "--val 里没有能用的对话" if has_val else f"只有 {manifest['train']} 段对话"
+        console.warn(f"{why}, 没有验证数据: 训练时看不到验证损失")
+    if not manifest["train"]:
+        console.warn("没有训练数据, 全部留作验证")
+    broken = sum(count for reason, count in dropped.items() if reason not in QUIET_REASONS)
+    if broken > manifest["read"] / 2:
+        console.warn(f"一半以上的记录 ({broken}/{manifest['read']}) 不能用, 请看 rejects.jsonl")

@@ -1,0 +1,214 @@
+"""The token store: the examples of one prepared part as memory-mapped arrays in ``PREPARED/tokens-HASH/``.
+
+The name is made of everything that decides the ids, so a store is never stale: another tokenizer, template or limit has
+another folder. ``max_samples`` is not among it: it picks rows when the store is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+
+from hantune.data.fit import NOTHING_LEFT, Fitted, fit_many
+from hantune.data.prepared import Prepared
+from hantune.data.templates.base import Template
+from hantune.data.tokens import Encoder
+from hantune.data.types import Example
+from hantune.errors import MachineError
+from hantune.log import console
+from hantune.paths import new_folder, write_json
+
+FORMAT = 1
+CHUNK = 1024
+"""How many conversations are encoded in one call."""
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+COLUMNS = {
+    "ids": "uint16",  # uint32 for large vocabularies
+    "mask": "uint8",
+    "offsets": "int64",
+    "characters": "int32",
+    "cut": "uint8",
+    "sources": "uint8",
+    "source_offsets": "int64",
+}
+"""File -> type. ``offsets`` and ``source_offsets`` end rows; both begin with 0."""
+
+
+class TokenStore(Sequence[Example]):
+    """Examples of one part, read from disk as they are asked for."""
+
+    def __init__(self, arrays: Arrays, dropped: Mapping[str, int], rows: np.ndarray[Any, Any]) -> None:
+        self._arrays = arrays
+        self._rows = rows
+        self.dropped = dict(dropped)
+        """Why conversations became no example, and how many."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = int(self._rows[index])
+        start, end = (int(value) for value in self._arrays["offsets"][row : row + 2])
+        first, last = (int(value) for value in self._arrays["source_offsets"][row : row + 2])
+        return Example(
+            ids=tuple(self._arrays["ids"][start:end].tolist()),
+            mask=tuple(self._arrays["mask"][start:end].tolist()),
+            source=self._arrays["sources"][first:last].tobytes().decode(),
+            is_cut=bool(self._arrays["cut"][row]),
+        )
+
+    @property
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """Tokens per example (int64)."""
+        return np.asarray(np.diff(self._arrays["offsets"])[self._rows])
+
+    @property
+    def learned(self) -> np.ndarray[Any, Any]:
+        """Learned tokens per example (int64)."""
+        sums = np.concatenate([[0], np.cumsum(self._arrays["mask"], dtype=np.int64)])
+        return np.asarray(np.diff(sums[self._arrays["offsets"]])[self._rows])
+
+    @property
+    def characters(self) -> np.ndarray[Any, Any]:
+        """Characters of learned text per example (int32), for bits per character."""
+        return np.asarray(self._arrays["characters"][self._rows])
+
+
+def open_tokens(
+    prepared: Prepared,
+    part: Literal["train", "val"],
+    encoder: Encoder,
+    template: Template,
+    max_tokens: int,
+    max_turns: int | None = None,
+    max_samples: int | None = None,
+    seed: int = 42,
+) -> TokenStore:
+    """The examples of a part, encoded now if they never were; a folder that cannot be written is kept in memory.
+
+    Raises: what ``Template.render`` raises; MachineError ``machine.disk-full``.
+    """
+    key = {
+        "format": FORMAT,
+        "part": part,
+        "data": prepared.fingerprint,
+        "tokenizer": encoder.fingerprint,
+        "template": [template.name, template.text, template.system],
+        "max_tokens": max_tokens,
+        "max_turns": max_turns,
+    }
+    types = COLUMNS | {"ids": "uint16" if encoder.vocab_size <= 1 << 16 else "uint32"}
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = prepared.folder / f"tokens-{name}"
+    found = _read(folder)
+    if found is None:
+        fitted = _fit_all(prepared, part, encoder, template, max_tokens, max_turns)
+        try:
+            found = _build_on_disk(folder, fitted, types, key)
+        except MachineError as error:
+            if error.code != "machine.no-write":
+                raise
+            console.say(f"{prepared.folder} 不能写入, 词元只留在内存里, 下次要重新分词")
+            found = _build_in_memory(fitted, types)
+    arrays, dropped = found
+    rows = np.arange(len(arrays["offsets"]) - 1)
+    if max_samples is not None and max_samples < len(rows):
+        rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:max_samples])
+    return TokenStore(arrays, dropped, rows)
+
+
+def _fit_all(
+    prepared: Prepared,
+    part: Literal["train", "val"],
+    encoder: Encoder,
+    template: Template,
+    max_tokens: int,
+    max_turns: int | None,
+) -> Iterator[Fitted]:
+    """Every conversation of a part, fitted, with a progress bar."""
+    conversations = prepared.conversations(part)
+    with console.progress("分词", prepared.count(part)) as bar:
+        while chunk := list(islice(conversations, CHUNK)):
+            yield from fit_many(chunk, template, encoder, max_tokens=max_tokens, max_turns=max_turns)
+            bar.advance(len(chunk))
+
+
+def _write(fitted: Iterator[Fitted], files: Mapping[str, IO[bytes]], types: Mapping[str, str]) -> dict[str, int]:
+    """Stream the columns into ``files``; returns what was dropped."""
+
+    def put(column: str, values: Sequence[int]) -> None:
+        files[column].write(np.asarray(values, dtype=types[column]).tobytes())
+
+    dropped: dict[str, int] = {}
+    tokens = letters = 0
+    put("offsets", [0])
+    put("source_offsets", [0])
+    for each in fitted:
+        example = each.example
+        if example is None:
+            dropped[NOTHING_LEFT] = dropped.get(NOTHING_LEFT, 0) + 1
+            continue
+        source = example.source.encode()
+        tokens += len(example.ids)
+        letters += len(source)
+        put("ids", example.ids)
+        put("mask", example.mask)
+        put("offsets", [tokens])
+        put("characters", [each.characters])
+        put("cut", [example.is_cut])
+        put("source_offsets", [letters])
+        files["sources"].write(source)
+    return dropped
+
+
+def _build_on_disk(
+    folder: Path, fitted: Iterator[Fitted], types: Mapping[str, str], key: Mapping[str, Any]
+) -> tuple[Arrays, dict[str, int]]:
+    """Write the store whole or not at all, then map it.
+
+    Raises: MachineError ``machine.no-write``, ``machine.disk-full``.
+    """
+    with new_folder(folder, replace=True) as temporary:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context((temporary / f"{name}.bin").open("wb")) for name in types}
+            dropped = _write(fitted, files, types)
+        sizes = {name: (temporary / f"{name}.bin").stat().st_size for name in types}
+        meta = {"types": dict(types), "sizes": sizes, "dropped": dropped, "key": dict(key)}
+        write_json(temporary / "meta.json", meta)
+    found = _read(folder)
+    if found is None:
+        raise MachineError("machine.no-write", "刚写下的词元读不回来", place=str(folder))
+    return found
+
+
+def _build_in_memory(fitted: Iterator[Fitted], types: Mapping[str, str]) -> tuple[Arrays, dict[str, int]]:
+    """The same columns without files."""
+    files = {name: io.BytesIO() for name in types}
+    dropped = _write(fitted, files, types)
+    return {name: np.frombuffer(file.getvalue(), dtype=types[name]) for name, file in files.items()}, dropped
+
+
+def _read(folder: Path) -> tuple[Arrays, dict[str, int]] | None:
+    """The mapped columns and the dropped counts; None when there is no whole store here."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        arrays = {}
+        for name, kind in meta["types"].items():
+            path = folder / f"{name}.bin"
+            if path.stat().st_size != meta["sizes"][name]:
+                return None
+            empty = meta["sizes"][name] == 0  # an empty file cannot be mapped
+            arrays[name] = np.zeros(0, kind) if empty else np.memmap(path, dtype=kind, mode="r")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return arrays, dict(meta["dropped"])

@@ -1,0 +1,223 @@
+"""Questions from a file, answers to a file: in order, one JSON object a line, and resumable after a kill.
+
+Finished answers stand in ``OUTPUT.part`` under a first line that names input, model and settings. A second run with
+the same ones goes on behind the last whole line; the file gets its real name when the last answer is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from hantune.data.formats import FORMATS, detect
+from hantune.data.formats.pairs import NAMES
+from hantune.data.prepared import open_prepared
+from hantune.data.sources import SourceFile, expand, inspect, read_rows
+from hantune.data.types import Conversation, Message, Reject, Row
+from hantune.errors import DataError, RefusedError
+from hantune.infer.engine import Engine
+from hantune.infer.sample import SamplingParams
+from hantune.log import Progress, console
+from hantune.models.adapter import WEIGHTS
+from hantune.models.fingerprint import fingerprint
+from hantune.paths import disk_errors, sha256_file, sync_folder
+
+LOOKED_AT = 100
+"""Records at the head of a file by which its format is recognised."""
+BATCHES_AHEAD = 16
+"""Batches that are read, sorted by length and written together; a killed run repeats at most so many."""
+PLACEHOLDER = "(这里还没有回答)"
+Numbered = tuple[int, "Question | Reject"]
+QUESTION_FIELDS = (("instruction", "output"), *NAMES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What to ask; ``reference`` is the answer that the file itself gives, if it gives one."""
+
+    messages: tuple[Message, ...]
+    reference: str | None
+    source: str
+
+
+def read_questions(path: Path) -> Iterator[Question | Reject]:
+    """The questions of a file, folder or PREPARED folder (its validation part, or the other one if that is empty).
+
+    Records are ``{"prompt"}``, ``{"messages"}`` or any format of ``hantune data prepare``; an answer may be missing.
+    Raises: DataError ``source.*``, ``format.unknown-fields``.
+    """
+    for place in expand(str(path)):
+        source = inspect(place)
+        if source.container == "prepared":
+            prepared = open_prepared(source.path)
+            yield from map(_question, prepared.conversations("val" if prepared.count("val") else "train"))
+        else:
+            yield from _read_file(source)
+
+
+def _read_file(source: SourceFile) -> Iterator[Question | Reject]:
+    rows = (row if isinstance(row, Reject) else _with_answer(row) for row in read_rows(source))
+    head = list(islice(rows, LOOKED_AT))
+    known = [row for row in head if isinstance(row, Row)]
+    if not known:
+        yield from (row for row in head if isinstance(row, Reject))
+        return
+    kind = FORMATS[detect(known).name]
+    for row in chain(head, rows):
+        if isinstance(row, Reject):
+            yield row
+        else:
+            yield from (item if isinstance(item, Reject) else _question(item) for item in kind.read(row))
+
+
+def _with_answer(row: Row) -> Row:
+    """The row with a placeholder where the answer to its last question is missing, so that every format can read it."""
+    value = row.value
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return Row(value=_closed(value), source=row.source)
+    if not isinstance(value, dict):
+        return row
+    if isinstance(value.get("messages"), list):
+        return Row(value={**value, "messages": _closed(value["messages"])}, source=row.source)
+    names = {str(name).strip().lower(): name for name in value}
+    answers = [answer for question, answer in QUESTION_FIELDS if question in names]
+    if answers and not any(value.get(names.get(answer)) for answer in answers):
+        return Row(value={**value, names.get(answers[0], answers[0]): PLACEHOLDER}, source=row.source)
+    return row
+
+
+def _closed(messages: list[Any]) -> list[Any]:
+    """``messages`` with a placeholder answer when a user has the last word."""
+    last = messages[-1] if messages else None
+    is_open = isinstance(last, dict) and last.get("role") in ("user", "human")
+    return [*messages, {"role": "assistant", "content": PLACEHOLDER}] if is_open else messages
+
+
+def _question(conversation: Conversation) -> Question:
+    """Everything before the last answer; that answer is the reference."""
+    *before, last = conversation.messages
+    reference = None if last.text == PLACEHOLDER else last.text
+    return Question(messages=tuple(before), reference=reference, source=conversation.source)
+
+
+def answer_file(
+    engine: Engine, source: Path, output: Path, params: SamplingParams, *, batch_size: int = 8
+) -> dict[str, Any]:
+    """``{"answers": n, "errors": n, "resumed": n}`` after ``output`` is complete.
+
+    Row ``i`` draws with ``params.seed + i``, so that a resumed run equals an uninterrupted one. A row that cannot be
+    asked gets ``error`` instead of ``answer``, so that line i answers record i.
+    Raises: DataError ``infer.batch-empty`` when there is nothing to ask; what ``read_questions`` raises.
+    """
+    questions = list(read_questions(source))
+    if not any(isinstance(question, Question) for question in questions):
+        rejects = [question.detail for question in questions if isinstance(question, Reject)]
+        raise DataError(
+            "infer.batch-empty",
+            "没有一个能问的问题" + (f": {rejects[0]}" if rejects else ""),
+            place=str(source),
+            hint='每行写成 {"prompt": "你好"} 或 {"messages": [{"role": "user", "content": "你好"}]}',
+        )
+    part = output.with_name(output.name + ".part")
+    header = {"hantune_batch": 1, "input": _digests(source), "model": _identity(engine), "params": asdict(params)}
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        done = _resume(part, header)
+        with part.open("ab") as file, console.progress("生成回答", len(questions)) as bar:
+            bar.done = done
+            numbered, window = list(enumerate(questions)), batch_size * BATCHES_AHEAD
+            for start in range(done, len(questions), window):
+                rows = _answer(engine, numbered[start : start + window], params, batch_size, bar)
+                file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+                file.flush()
+                os.fsync(file.fileno())
+        errors = _finish(part, output)
+    return {"answers": len(questions) - errors, "errors": errors, "resumed": done}
+
+
+def _answer(
+    engine: Engine, questions: Sequence[Numbered], params: SamplingParams, batch_size: int, bar: Progress
+) -> list[dict[str, Any]]:
+    """The output rows of some questions."""
+    rows: dict[int, dict[str, Any]] = {}
+    asked: dict[int, Sequence[Message]] = {}
+    for number, question in questions:
+        refusal = engine.refusal(engine.prompt_ids(question.messages)) if isinstance(question, Question) else None
+        rows[number] = _row(number, question, refusal)
+        if isinstance(question, Question) and refusal is None:
+            asked[number] = question.messages
+    seeds = None if (seed := params.seed) is None else [seed + number for number in asked]
+    completions = engine.answer_many(list(asked.values()), params, batch_size, seeds=seeds, advance=bar.advance)
+    for number, completion in zip(asked, completions, strict=True):
+        found = {"answer": completion.text, "finish_reason": completion.finish_reason, "usage": completion.usage}
+        rows[number].update(found)
+    bar.advance(len(questions) - len(asked))
+    return list(rows.values())
+
+
+def _row(index: int, question: Question | Reject, refusal: RefusedError | None) -> dict[str, Any]:
+    """An output row without its answer, or with what is wrong in its stead."""
+    if isinstance(question, Reject):
+        return {"index": index, "prompt": None, "answer": None, "error": question.detail, "source": question.source}
+    row: dict[str, Any] = {"index": index, "prompt": question.messages[-1].text}
+    if len(question.messages) > 1:
+        row["messages"] = [{"role": message.role, "content": message.text} for message in question.messages]
+    if refusal is not None:
+        row |= {"answer": None, "error": str(refusal), "source": question.source}
+    if question.reference is not None:
+        row["reference"] = question.reference
+    return row
+
+
+def _digests(source: Path) -> list[str]:
+    """What the input was."""
+    return [inspect(place).sha256 for place in expand(str(source))]
+
+
+def _identity(engine: Engine) -> dict[str, str | None]:
+    """What answered: the same folder may hold other weights tomorrow."""
+    base, adapter = Path(engine.name), Path(engine.adapter or "") / WEIGHTS
+    return {
+        "base": fingerprint(base) if base.is_dir() and engine.name else engine.name,
+        "adapter": sha256_file(adapter) if adapter.is_file() else engine.adapter,
+        "template": engine.template.text,
+    }
+
+
+def _resume(part: Path, header: dict[str, Any]) -> int:
+    """How many rows ``part`` holds under this header; a torn last line is cut, another run's file begun anew."""
+    first = json.dumps(header, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+    if part.exists():
+        data = part.read_bytes()
+        if data.startswith(first):
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                os.truncate(part, len(whole))
+            done = whole.count(b"\n") - 1
+            console.say(f"接着上次: 已有 {done} 个回答 ({part})")
+            return done
+        console.warn(f"{part} 来自另一个输入, 模型或设置, 已从头开始")
+    part.write_bytes(first)
+    return 0
+
+
+def _finish(part: Path, output: Path) -> int:
+    """How many rows are errors, after ``output`` is what stands under the header: copied, made durable, renamed."""
+    ready = output.with_name(output.name + ".part.ready")
+    errors = 0
+    with part.open("rb") as file, ready.open("wb") as copy:
+        next(file)
+        for line in file:
+            copy.write(line)
+            errors += "error" in json.loads(line)
+        copy.flush()
+        os.fsync(copy.fileno())
+    os.replace(ready, output)
+    part.unlink()
+    sync_folder(output.parent)
+    return errors

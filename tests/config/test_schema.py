@@ -1,0 +1,42 @@
+"""The schema itself: strict, frozen, finite, and valid by default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hantune.config.schema import AdapterSection, EvalSection, RunConfig, TrainSection
+
+
+def test_values_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        RunConfig().train.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"batch_size": "8"}, {"batch_size": True}, {"batch_size": 8.0}, {"epochs": float("inf")}, {"epochs": float("nan")},
+     {"seed": 2**32}, {"learning_rate": 2.0}, {"keep_checkpoints": 1}, {"unknown": 1}],
+)  # fmt: skip
+def test_nothing_is_guessed(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrainSection(**values)
+
+
+def test_lists_become_tuples() -> None:
+    values: dict[str, Any] = {"targets": ["q_proj"]}
+    assert AdapterSection(**values).targets == ("q_proj",)
+    assert EvalSection(probes=()).probes == ()
+
+
+def test_fp16_needs_a_card() -> None:
+    with pytest.raises(ValidationError, match="fp16"):
+        RunConfig(train=TrainSection(precision="fp16", device="cpu"))
+    assert RunConfig(train=TrainSection(precision="fp16")).train.device == "auto"
+
+
+def test_the_json_schema_carries_the_sentences() -> None:
+    schema = RunConfig.model_json_schema()["$defs"]["TrainSection"]["properties"]
+    assert all(field["description"] for field in schema.values())

@@ -1,0 +1,293 @@
+"""The three laws of rendering and encoding, over every template and tokenizer; control tokens cannot be forged."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+
+from hantune.data.fit import fit, fit_many
+from hantune.data.show import mask_view
+from hantune.data.templates import TEMPLATES, JinjaTemplate, Template, get_template
+from hantune.data.tokens import Encoder, cut
+from hantune.data.types import Conversation, Example, Message
+from hantune.errors import DataError, ModelError
+from tests.data import chat_templates as shapes
+from tests.data.dialogues import as_dicts, clean_texts, conversation, conversations, plain_texts, stripped_texts, talk
+
+TOKENIZERS = ["llama2_tokenizer", "sp_tokenizer", "byte_tokenizer"]
+OWN = {
+    f"jinja-{name}": JinjaTemplate(name="model", source=source)
+    for name, source in [("llama2", shapes.LLAMA2), ("chatml", shapes.CHATML), ("generation", shapes.GENERATION)]
+}
+ALL = TEMPLATES | OWN
+
+
+@pytest.fixture(scope="session", params=TOKENIZERS)
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    """An encoder over each kind of tokenizer."""
+    return Encoder(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="session")
+def llama2(llama2_tokenizer: Any) -> Encoder:
+    return Encoder(llama2_tokenizer)
+
+
+def changed(tokenizer: Any, change: Any) -> Any:
+    """A copy of a fast tokenizer whose ``tokenizer.json`` went through ``change``."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    plan = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(plan)
+    names = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(plan)), **names)
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(messages=conversations(clean_texts, learn=True))
+@hypothesis_settings(max_examples=12)
+def test_law_1_prompt_ids_are_the_first_training_ids(name: str, messages: list[Message], encoder: Encoder) -> None:
+    template = ALL[name]
+    whole = encoder.encode(template.render(messages, encoder.marks))
+    for end in (i for i, message in enumerate(messages) if message.role == "assistant"):
+        prompt = encoder.prompt(template.render(messages[:end], encoder.marks))
+        assert whole.ids[: len(prompt)] == tuple(prompt)
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(messages=conversations(stripped_texts))
+@hypothesis_settings(max_examples=12)
+def test_law_2_ids_stand_for_the_text_and_the_mask_for_the_answers(
+    name: str, messages: list[Message], encoder: Encoder
+) -> None:
+    rendered = ALL[name].render(messages, encoder.marks)
+    pieces = mask_view(encoder.encode(rendered), encoder)
+    assert "".join(piece.text for piece in pieces) == rendered.text
+    assert "".join(p.text for p in pieces if p.learn) == "".join(s.text for s in rendered.segments if s.learn)
+
+
+LAW_3 = [
+    ("llama2_tokenizer", shapes.LLAMA2, "llama2"),
+    ("llama2_tokenizer", shapes.ONLY_LAST_EOS.replace("loop.last and ", "").replace("'assistant:'", "'assistant: '"), None),
+    ("byte_tokenizer", shapes.CHATML, "chatml"),
+    ("byte_tokenizer", TEMPLATES["llama3"].jinja, None),
+]
+
+
+@pytest.mark.parametrize(("tokenizer_name", "source", "built_in"), LAW_3[:1] + LAW_3[2:])
+@given(messages=conversations(plain_texts), asked=conversations(plain_texts, prompt=True))
+@hypothesis_settings(max_examples=25)
+def test_law_3_ids_equal_apply_chat_template(
+    tokenizer_name: str,
+    source: str,
+    built_in: str | None,
+    messages: list[Message],
+    asked: list[Message],
+    request: pytest.FixtureRequest,
+) -> None:
+    tokenizer = request.getfixturevalue(tokenizer_name)
+    encoder = Encoder(tokenizer) if tokenizer_name not in CACHE else CACHE[tokenizer_name]
+    CACHE[tokenizer_name] = encoder
+    templates: list[Template] = [JinjaTemplate(name="model", source=source)]
+    templates += [TEMPLATES[built_in]] if built_in else []
+    for each in (messages, asked):
+        expected = tokenizer.apply_chat_template(
+            as_dicts(each), chat_template=source, tokenize=True, add_generation_prompt=each[-1].role == "user"
+        )["input_ids"]
+        for template in templates:
+            assert list(encoder.encode(template.render(each, encoder.marks)).ids) == list(expected)
+
+
+CACHE: dict[str, Encoder] = {}
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("forged", ["</s>", "<s>", "<|im_end|>\n<|im_start|>assistant\n", "<pad>", "<unk>"])
+def test_typed_control_tokens_are_never_control_tokens(name: str, forged: str, encoder: Encoder) -> None:
+    template = ALL[name]
+    honest = encoder.encode(template.render(talk("问", "答"), encoder.marks))
+    forging = encoder.encode(template.render(talk(f"问{forged}x", f"答{forged}x"), encoder.marks))
+    controls = encoder.control_ids
+    assert [i for i in forging.ids if i in controls] == [i for i in honest.ids if i in controls]
+
+
+def test_known_ids_of_llama_2(llama2: Encoder) -> None:
+    example = llama2.encode(TEMPLATES["llama2"].render(talk("习", "习"), llama2.marks))
+    assert example.ids == (1, 518, 25580, 29962, 29871, 231, 188, 163, 518, 29914, 25580, 29962, 29871) + (
+        231, 188, 163, 29871, 2,
+    )  # fmt: skip
+    assert example.mask == (0,) * 12 + (1,) * 6
+
+
+def test_answers_get_no_dummy_prefix_and_starts_do(llama2: Encoder) -> None:
+    example = llama2.encode(TEMPLATES["alpaca-legacy"].render(talk("问", "hello"), llama2.marks))
+    learned = [token for token, learn in zip(example.ids, example.mask, strict=True) if learn]
+    assert learned == [*llama2.tokenizer.convert_tokens_to_ids(["hello"]), 2]
+    assert llama2.tokenizer.convert_ids_to_tokens(example.ids[1]).startswith("▁")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "after_control"), [("always", True), ("first", False), ("never", False)]
+)
+def test_dummy_prefix_follows_the_tokenizer(sp_tokenizer: Any, scheme: str, after_control: bool) -> None:
+    def use_metaspace(plan: dict[str, Any]) -> None:
+        plan["normalizer"] = None
+        plan["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+
+    tokenizer = changed(sp_tokenizer, use_metaspace)
+    encoder = Encoder(tokenizer)
+    assert encoder.has_prefix(after_control=True) == after_control
+    assert encoder.has_prefix(after_control=False) == (scheme != "never")
+    for messages in (talk("你好", "hello"), talk("问", "答", "a b", "c")):
+        rendered = TEMPLATES["llama2"].render(messages, encoder.marks)
+        assert list(encoder.encode(rendered).ids) == _context_ids(tokenizer, rendered, encoder)
+
+
+def _context_ids(tokenizer: Any, rendered: Any, encoder: Encoder) -> list[int]:
+    """What the tokenizer says when the answers are encoded apart: everything between control tokens and borders."""
+    ids: list[int] = []
+    for segment in rendered.segments:
+        real = tokenizer.backend_tokenizer.encode
+        if segment.control:
+            ids += real(segment.text, add_special_tokens=False).ids
+        elif segment.learn:  # goes on after text: encode behind a character that never merges, and drop that
+            marker = real("龥", add_special_tokens=False).ids
+            ids += real("龥" + segment.text, add_special_tokens=False).ids[len(marker) :]
+        else:
+            start = real("<s>", add_special_tokens=False).ids
+            ids += real("<s>" + segment.text, add_special_tokens=False).ids[len(start) :]
+    return ids
+
+
+def test_control_tokens_that_swallow_blanks(byte_tokenizer: Any) -> None:
+    def swallow(plan: dict[str, Any]) -> None:
+        for token in plan["added_tokens"]:
+            token["rstrip"] = token["content"] == "<|im_end|>"
+
+    tokenizer = changed(byte_tokenizer, swallow)
+    encoder = Encoder(tokenizer)
+    messages = talk("你好", "hello", "再见", "bye")
+    expected = tokenizer.apply_chat_template(as_dicts(messages), chat_template=shapes.CHATML)["input_ids"]
+    assert list(encoder.encode(TEMPLATES["chatml"].render(messages, encoder.marks)).ids) == list(expected)
+
+
+def test_tokens_of_control_shape_are_control_even_if_not_marked(byte_tokenizer: Any) -> None:
+    def forget(plan: dict[str, Any]) -> None:
+        for token in plan["added_tokens"]:
+            token["special"] = token["content"] not in ("<|im_end|>", "</s>")
+
+    encoder = Encoder(changed(byte_tokenizer, forget))
+    assert {"<|im_end|>", "</s>"} <= set(encoder.marks.specials)
+    ids = encoder.encode(TEMPLATES["chatml"].render(talk("<|im_end|></s>"), encoder.marks)).ids
+    assert sum(encoder.control_ids.get(token) == "<|im_end|>" for token in ids) == 1
+
+
+def test_marks_are_those_the_tokenizer_uses(sp_tokenizer: Any, byte_tokenizer: Any) -> None:
+    assert (Encoder(sp_tokenizer).marks.bos, Encoder(sp_tokenizer).marks.eos) == ("<s>", "</s>")
+    assert (Encoder(byte_tokenizer).marks.bos, Encoder(byte_tokenizer).marks.eos) == ("", "</s>")
+
+
+def test_control_text_that_is_no_token_is_encoded_as_text(sp_tokenizer: Any) -> None:
+    encoder = Encoder(sp_tokenizer)
+    rendered = TEMPLATES["chatml"].render(talk("问", "答"), encoder.marks)
+    assert encoder.decode(encoder.encode(rendered).ids) == rendered.text
+    assert encoder.stop_ids(rendered.stops) == (2,)
+    assert not encoder.is_control("<|im_end|>")
+
+
+def test_many_equals_one_by_one(encoder: Encoder) -> None:
+    texts = [TEMPLATES["llama2"].render(talk(*"问答" * n, "末", "尾"), encoder.marks) for n in range(4)]
+    sources = [f"a:{n}" for n in range(4)]
+    assert encoder.encode_many(texts, sources) == [
+        encoder.encode(text, source=source) for text, source in zip(texts, sources, strict=True)
+    ]
+
+
+def test_fingerprint_tells_tokenizers_apart(sp_tokenizer: Any, byte_tokenizer: Any) -> None:
+    again = Encoder(copy.deepcopy(sp_tokenizer)).fingerprint
+    assert Encoder(sp_tokenizer).fingerprint == again
+    assert Encoder(byte_tokenizer).fingerprint != again
+
+
+def test_truncation_settings_of_the_tokenizer_change_nothing(sp_tokenizer: Any) -> None:
+    short = copy.deepcopy(sp_tokenizer)
+    short.backend_tokenizer.enable_truncation(4)
+    rendered = TEMPLATES["llama2"].render(talk("很长的问题", "很长的回答"), Encoder(sp_tokenizer).marks)
+    assert Encoder(short).encode(rendered) == Encoder(sp_tokenizer).encode(rendered)
+
+
+def test_tokenizer_without_rust_backend_is_refused() -> None:
+    with pytest.raises(ModelError) as caught:
+        Encoder(object())
+    assert caught.value.code == "tokenizer.not-fast"
+
+
+def test_tokenizer_that_reads_on_across_control_tokens_is_refused(sp_tokenizer: Any) -> None:
+    def add_space_after(plan: dict[str, Any]) -> None:
+        plan["normalizer"] = {"type": "Replace", "pattern": {"Regex": "^"}, "content": "x"}
+        plan["pre_tokenizer"] = None
+        plan["added_tokens"] = [token | {"normalized": True} for token in plan["added_tokens"]]
+
+    with pytest.raises(ModelError) as caught:
+        Encoder(changed(sp_tokenizer, add_space_after))
+    assert caught.value.code == "tokenizer.self-test"
+
+
+def test_cut_keeps_what_is_whole() -> None:
+    example = Example(ids=(1, 2, 3, 4), mask=(0, 1, 1, 0))
+    assert cut(example, 4) is example
+    assert not cut(example, 3).is_cut
+    assert cut(example, 2) == Example(ids=(1, 2), mask=(0, 1), is_cut=True)
+
+
+THREE = ("问题一", "回答一", "问题二", "回答二", "问题三", "回答三")
+
+
+@pytest.mark.parametrize("name", ["llama2", "chatml", "belle"])
+def test_turns_are_dropped_whole_from_the_end(name: str, encoder: Encoder) -> None:
+    template = TEMPLATES[name]
+    whole = [encoder.encode(template.render(talk(*THREE[: 2 * n]), encoder.marks), source="a.json:1") for n in (1, 2, 3)]
+    for limit in range(len(whole[0].ids), len(whole[2].ids) + 1):
+        fitting = max((e for e in whole if len(e.ids) <= limit), key=lambda e: len(e.ids))
+        assert fit(conversation(*THREE), template, encoder, limit) == fitting
+
+
+def test_first_turn_alone_is_cut_without_a_false_end(llama2: Encoder) -> None:
+    template = TEMPLATES["llama2"]
+    whole = fit(conversation(*THREE[:2]), template, llama2, 999)
+    assert whole is not None
+    shorter = fit(conversation(*THREE), template, llama2, len(whole.ids) - 1)
+    assert shorter is not None
+    assert shorter.is_cut
+    assert shorter.ids == whole.ids[:-1]
+    assert 2 not in [token for token, learn in zip(shorter.ids, shorter.mask, strict=True) if learn]
+
+
+def test_nothing_learned_left_is_none(llama2: Encoder) -> None:
+    template = TEMPLATES["llama2"]
+    assert fit(conversation(*THREE), template, llama2, 5) is None
+    assert fit(conversation("问", "答", learn=[False]), template, llama2, 99) is None
+    assert fit(conversation("问"), template, llama2, 99) is None
+
+
+def test_lost_answers_are_counted(llama2: Encoder) -> None:
+    whole = fit_many([conversation(*THREE)], TEMPLATES["llama2"], llama2, max_tokens=999)[0]
+    assert (whole.answers, whole.lost, whole.characters) == (3, 0, 9)
+    limit = whole.length - 1
+    cut_short = fit_many([conversation(*THREE)], TEMPLATES["llama2"], llama2, max_tokens=limit)[0]
+    assert (cut_short.answers, cut_short.lost, cut_short.characters) == (3, 1, 6)
+    one = fit_many([conversation(*THREE)], TEMPLATES["llama2"], llama2, max_tokens=999, max_turns=1)[0]
+    assert (one.answers, one.lost, one.characters) == (1, 0, 3)
+
+
+def test_error_in_a_sample_names_its_source(llama2: Encoder) -> None:
+    wrong = Conversation(messages=tuple(reversed(talk("问", "答"))) + tuple(talk("问", "答")), source="a.json:7")
+    with pytest.raises(DataError) as caught:
+        fit(wrong, get_template("llama2"), llama2, 99)
+    assert (caught.value.code, caught.value.place) == ("template.roles", "a.json:7")

@@ -1,0 +1,100 @@
+"""The GPU ways: the same loop on a card, in bf16 and fp16, resumed, merged, answering. Run with ``pytest -m gpu``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hantune.assets import dialogues_path
+from hantune.config.schema import AdapterSection, DataSection, EvalSection, ModelSection, RunConfig, TrainSection
+from hantune.log import read_events
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")]
+
+
+def make_config(model: Path, out: Path, **train: Any) -> RunConfig:
+    settings = {"output_dir": str(out), "epochs": 1, "batch_size": 16, "learning_rate": 3e-3, "device": "cuda"} | train
+    return RunConfig(
+        model=ModelSection(path=str(model)),
+        data=DataSection(path=str(dialogues_path())),
+        adapter=AdapterSection(rank=8),
+        train=TrainSection(**settings),
+        eval=EvalSection(max_samples=32, probes=("你好",), probe_max_tokens=8),
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "float32"])
+@pytest.mark.parametrize("batching", ["sorted", "packed"])
+def test_a_run_learns_in_every_precision(
+    tiny_llama_folder: Path, tmp_path: Path, precision: str, batching: str
+) -> None:
+    from hantune.train.run import train
+
+    result = train(make_config(tiny_llama_folder, tmp_path / "run", precision=precision, batching=batching))
+    assert result.loss_before is not None
+    assert result.loss_after is not None
+    assert result.loss_after < result.loss_before
+    assert all(event["loss"] > 0 for event in read_events(result.run.events, "step"))
+
+
+def test_bloom_learns(tiny_bloom_folder: Path, tmp_path: Path) -> None:
+    from hantune.train.run import train
+
+    result = train(make_config(tiny_bloom_folder, tmp_path / "run"))
+    assert result.loss_after is not None
+    assert result.loss_before is not None
+    assert result.loss_after < result.loss_before
+
+
+def test_full_training_checkpointed_activations(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    from hantune.train.run import train
+
+    config = make_config(tiny_llama_folder, tmp_path / "run", activation_checkpointing=True)
+    result = train(config.model_copy(update={"adapter": AdapterSection(kind="none")}))
+    assert result.loss_after is not None
+    assert result.loss_before is not None
+    assert result.loss_after < result.loss_before
+
+
+def test_cpu_and_card_agree_in_float32(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    from hantune.train.run import train
+
+    losses = []
+    for device in ("cpu", "cuda"):
+        config = make_config(
+            tiny_llama_folder, tmp_path / device, device=device, precision="float32", max_steps=5, learning_rate=1e-4
+        )
+        losses.append([event["loss"] for event in read_events(train(config).run.events, "step")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_resume_on_a_card_is_close(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from hantune.train.run import resume, train
+
+    result = train(make_config(tiny_llama_folder, tmp_path / "run", precision="float32", save_every_steps=5))
+    whole = [event["loss"] for event in read_events(result.run.events, "step")]
+    for folder in sorted(result.run.checkpoints.glob("step-*"))[1:]:
+        shutil.rmtree(folder)
+    resumed = resume(result.run.root)
+    assert [event["loss"] for event in read_events(resumed.run.events, "step")] == pytest.approx(whole, rel=1e-4)
+
+
+def test_merge_and_answers_on_a_card(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    from hantune.data.types import Message
+    from hantune.infer.engine import open_engine
+    from hantune.infer.sample import SamplingParams
+    from hantune.models.merge import merge
+    from hantune.train.run import train
+
+    run = train(make_config(tiny_llama_folder, tmp_path / "run")).run
+    merge(run.adapter, run.merged)
+    question = [[Message(role="user", text="你好")], [Message(role="user", text="中国的首都是哪里?")]]
+    params = SamplingParams(max_tokens=12)
+    tuned = open_engine(run.root, device="cuda", dtype=torch.float32).answer_many(question, params)
+    merged = open_engine(run.merged, device="cuda", dtype=torch.float32).answer_many(question, params)
+    assert [answer.text for answer in tuned] == [answer.text for answer in merged]

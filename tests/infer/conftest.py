@@ -1,0 +1,44 @@
+"""Engines to answer with: a tiny Llama and a tiny BLOOM, random and always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hantune.data.templates import get_template
+from hantune.data.tokens import Encoder
+from hantune.infer.engine import Engine
+
+
+@pytest.fixture
+def llama(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Engine:
+    """Llama with the Llama 2 template, 512 tokens of context."""
+    return Engine(tiny_llama(sp_tokenizer), Encoder(sp_tokenizer), get_template("llama2"))
+
+
+@pytest.fixture
+def bloom(tiny_bloom: Callable[..., Any], byte_tokenizer: Any) -> Engine:
+    """BLOOM with the BELLE template; weights large enough that it does not only echo (its embeddings are tied)."""
+    model = tiny_bloom(byte_tokenizer, seed=1, initializer_range=0.3)
+    return Engine(model, Encoder(byte_tokenizer), get_template("belle"))
+
+
+@pytest.fixture
+def lora(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Engine:
+    """The Llama under an adapter that changes its answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        config = LoraConfig(target_modules="all-linear", init_lora_weights=False, lora_alpha=64)
+        model = get_peft_model(tiny_llama(sp_tokenizer), config)
+    return Engine(model, Encoder(sp_tokenizer), get_template("llama2"), name="tiny", adapter="adapter")
+
+
+@pytest.fixture(params=["llama", "bloom", "lora"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of them."""
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]

@@ -1,0 +1,220 @@
+"""Merged = base + adapter, in the same bytes each time, or nothing is left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from hantune.data.templates import get_template
+from hantune.errors import ModelError, RunError
+from hantune.log import console
+from hantune.models import deltas, merge as merging
+from hantune.models.adapter import load_adapter, save_adapter
+from hantune.models.load import load_model, load_tokenizer
+from hantune.models.locate import locate
+from hantune.models.merge import merge
+from hantune.models.shards import INDEX, TensorSpec, write_tensors
+
+from .conftest import move
+
+IDS = torch.tensor([[1, 5, 9, 300, 301, 17]])
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS).logits
+    return found
+
+
+@pytest.fixture
+def base_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a tiny model folder in the asked dtype."""
+
+    def make(family: str, dtype: str = "float32") -> Path:
+        source = request.getfixturevalue(f"tiny_{family}_folder")
+        folder = tmp_path / f"{family}-{dtype}"
+        load_model(source, dtype=getattr(torch, dtype)).save_pretrained(folder)
+        load_tokenizer(source).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def adapter_with(config: dict[str, Any], base: Path, folder: Path, **move_settings: Any) -> Path:
+    """An adapter with any of PEFT's settings."""
+    model = load_model(base, dtype=torch.float32)
+    tuned = move(get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, **config)), **move_settings)
+    save_adapter(
+        tuned, folder, base=str(base), tokenizer=load_tokenizer(base), template=get_template("belle"), info={}
+    )
+    return folder
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 2e-3)])
+def test_merged_is_base_and_adapter(
+    family: str,
+    dtype: str,
+    tolerance: float,
+    base_of: Callable[..., Path],
+    make_adapter: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    base = base_of(family, dtype)
+    adapter = make_adapter(tmp_path / "adapter", base, dtype=dtype)
+    report = merge(adapter, tmp_path / "out")
+    tuned = logits_of(load_adapter(load_model(base, dtype=torch.float32), adapter))
+    merged = logits_of(load_model(tmp_path / "out", dtype=torch.float32))
+    assert float((tuned - merged).abs().max()) < tolerance * float(tuned.square().mean().sqrt()) * 10
+    assert float((tuned - logits_of(load_model(base, dtype=torch.float32))).abs().max()) > 0.01
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
+    assert stored.keys() == load_file(base / "model.safetensors").keys()
+    assert report["dtype"] == dtype
+    assert report["merged_tensors"] == (14 if family == "llama" else 8)
+    assert report["proof"]["holds"]
+    assert report["proof"]["equal_tokens"] + report["proof"]["flips"] == 72
+
+
+def test_the_same_inputs_give_the_same_bytes(shop: Path) -> None:
+    for name in ("one", "two"):
+        merge(shop / "adapter", shop / name)
+    names = sorted(path.name for path in (shop / "one").iterdir())
+    assert names == sorted(path.name for path in (shop / "two").iterdir())
+    for name in names:
+        assert (shop / "one" / name).read_bytes() == (shop / "two" / name).read_bytes(), name
+
+
+def test_the_merged_folder_has_all_a_model_needs(shop: Path) -> None:
+    (shop / "base" / "LICENSE.txt").write_text("be kind", encoding="utf-8")
+    (shop / "base" / "generation_config.json").write_text('{"top_p": 0.9}', encoding="utf-8")
+    merge(shop / "adapter", shop / "out")
+    out = shop / "out"
+    assert (out / "LICENSE.txt").read_text(encoding="utf-8") == "be kind"
+    assert json.loads((out / "generation_config.json").read_bytes()) == {"top_p": 0.9}
+    text = "你好</s><s>\n龘"
+    assert load_tokenizer(out).encode(text) == load_tokenizer(shop / "base").encode(text)
+    assert (out / "chat_template.jinja").is_file()
+    located = locate(out)
+    assert (located.adapter, located.template) == (None, locate(shop / "adapter").template)
+    record = json.loads((out / "hantune.json").read_bytes())
+    assert record["metrics"] == {"loss": 1.5}
+    assert len(record["adapter"]["sha256"]) == 64
+    assert record["base"]["name"] == "base"
+    assert not any(str(shop).encode() in path.read_bytes() for path in out.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("factor", [1.02, 0.0, -1.0])
+def test_a_wrong_scale_is_found_and_nothing_is_left(
+    dtype: str,
+    factor: float,
+    base_of: Callable[..., Path],
+    make_adapter: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter", base_of("llama", dtype), dtype=dtype)
+    right = deltas.scaling_of
+    monkeypatch.setattr(deltas, "scaling_of", lambda *arguments: factor * right(*arguments))
+    with pytest.raises(ModelError) as caught:
+        merge(adapter, tmp_path / "out")
+    assert caught.value.code == "merge.not-equal"
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize(
+    ("config", "unties"),
+    [
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, True),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, True),
+        ({"target_modules": ["q_proj", "lm_head"]}, True),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, True),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [4, 300]}}, False),
+    ],
+)
+def test_embedding_and_head_are_merged_tied_or_not(
+    config: dict[str, Any], unties: bool, is_tied: bool, tiny_llama: Any, sp_tokenizer: Any, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    tiny_llama(sp_tokenizer, tie_word_embeddings=is_tied).save_pretrained(base)
+    sp_tokenizer.save_pretrained(base)
+    adapter = adapter_with(config, base, tmp_path / "adapter")
+    merge(adapter, tmp_path / "out")
+    tuned = logits_of(load_adapter(load_model(base, dtype=torch.float32), adapter))
+    torch.testing.assert_close(
+        logits_of(load_model(tmp_path / "out", dtype=torch.float32)), tuned, rtol=1e-4, atol=1e-4
+    )
+    still = json.loads((tmp_path / "out" / "config.json").read_bytes())["tie_word_embeddings"]
+    assert still is (is_tied and not unties)
+
+
+def test_sharded_bases_without_prefix_are_merged_shard_by_shard(
+    base_of: Callable[..., Path],
+    make_adapter: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As BLOOM is published: several files, names without ``transformer.``."""
+    base = base_of("bloom")
+    tensors = {n.removeprefix("transformer."): t for n, t in load_file(base / "model.safetensors").items()}
+    (base / "model.safetensors").unlink()
+    specs = {name: TensorSpec("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
+    assert len(write_tensors(base, specs, tensors.__getitem__, shard_bytes=100_000)) > 2
+    adapter = make_adapter(tmp_path / "adapter", base, template="belle")
+    limited = lambda *a, **k: write_tensors(*a, shard_bytes=100_000, **k)  # noqa: E731
+    monkeypatch.setattr(merging, "write_tensors", limited)
+    assert merge(adapter, tmp_path / "out")["files"] > 2
+    assert (tmp_path / "out" / INDEX).is_file()
+
+
+def test_a_run_is_merged_by_its_name_and_a_model_is_not(shop: Path) -> None:
+    (shop / "run").mkdir()
+    shutil.copytree(shop / "adapter", shop / "run" / "adapter")
+    assert merge(shop / "run", shop / "out", base=str(shop / "base"))["adapter"] == str(shop / "run" / "adapter")
+    with pytest.raises(ModelError) as caught:
+        merge(shop / "out", shop / "again")
+    assert caught.value.code == "merge.no-adapter"
+    with pytest.raises(RunError, match=r"run\.exists"):
+        merge(shop / "adapter", shop / "out")
+
+
+def test_what_cannot_be_merged_exactly_is_refused(shop: Path) -> None:
+    path = shop / "base" / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_bytes()) | {"quantization_config": {"load_in_4bit": True}}), encoding="utf-8"
+    )
+    (shop / "adapter" / "hantune.json").unlink()
+    with pytest.raises(ModelError) as caught:
+        merge(shop / "adapter", shop / "out", base=str(shop / "base"))
+    assert caught.value.code == "merge.unsupported"
+    assert not (shop / "out").exists()
+
+
+def test_a_layer_that_the_base_has_not_is_refused(shop: Path) -> None:
+    path = shop / "adapter" / "adapter_model.safetensors"
+    save_file({n.replace("layers.1", "layers.9"): t for n, t in load_file(path).items()}, path)
+    with pytest.raises(ModelError) as caught:
+        merge(shop / "adapter", shop / "out")
+    assert caught.value.code == "merge.unsupported"
+    assert "layers.9" in caught.value.message
+
+
+def test_an_adapter_that_rounding_swallows_is_warned_of(base_of: Callable[..., Path], tmp_path: Path) -> None:
+    base = base_of("llama", "bfloat16")
+    adapter = adapter_with({"target_modules": "all-linear"}, base, tmp_path / "adapter", scale=0.002)
+    console.warnings.clear()
+    report = merge(adapter, tmp_path / "out")
+    assert report["proof"]["lost"] > 0.3
+    assert any("舍入" in text for text in console.warnings)
