@@ -128,7 +128,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def free_run_folder(wanted: Path) -> RunFolder:
-    """``wanted``, or the next of ``wanted-2``, ``wanted-3`` ... that holds no run yet; an old run is never written over."""
+    """``wanted``, or the first of ``wanted-2``, ``wanted-3`` ... without a run: none is ever written over."""
     folder = RunFolder(wanted)
     number = 2
     while folder.is_run:

@@ -24,7 +24,8 @@ def usage_error(error: Any) -> ConfigError:
     message = error.format_message()
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "hantune"
-    verbs = context.command.list_commands(context) if hasattr(context and context.command, "list_commands") else []
+    group = context.command if context else None
+    verbs = group.list_commands(context) if group is not None and hasattr(group, "list_commands") else []
     if "Missing command" in message:
         return ConfigError("cli.usage", f"后面要跟一个子命令: {', '.join(verbs)}", hint=f"{path} --help")
     for pattern, sentence in SENTENCES:

@@ -23,9 +23,10 @@ IGNORED = -100
 class Samples(Protocol):
     """What a token store offers here."""
 
-    lengths: np.ndarray
-    characters: np.ndarray
-
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def characters(self) -> np.ndarray: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
 

@@ -16,7 +16,7 @@ from hantune.data.rules import RULES, Level, Sample
 from hantune.data.templates.base import Template, first_difference
 from hantune.data.templates.jinja import JinjaTemplate
 from hantune.data.tokens import Encoder
-from hantune.data.types import Conversation
+from hantune.data.types import Conversation, Message
 from hantune.errors import HantuneError, RefusedError
 
 CHUNK = 1024
@@ -202,21 +202,31 @@ def _compare(
         messages = trim_turns(conversation.messages, None)
         if not messages:
             continue
-        ours = template.render(messages, encoder.marks).text
-        try:
-            theirs = own.render(messages, encoder.marks).text
-        except HantuneError as error:
-            theirs = f"({error.message})"
-        if ours != theirs:
-            at = first_difference(ours, theirs)
+        difference = _difference(template, own, messages, encoder)
+        if difference:
             findings.add(
                 "template.mismatch",
                 "warn" if is_explicit else "refuse",
-                f"模板 {template.name} 和模型自带的聊天模板从第 {at + 1} 个字起不同: "
-                f"{ours[at : at + 24]!r}, 模型自带的是 {theirs[at : at + 24]!r}",
+                difference,
                 conversation.source,
                 "用模型自带的: template.name=auto; 确实要换, 就写明 template.name",
             )
+
+
+def _difference(template: Template, own: JinjaTemplate, messages: Sequence[Message], encoder: Encoder) -> str | None:
+    """Where the chosen template and the model's own part, or None."""
+    ours = template.render(messages, encoder.marks).text
+    try:
+        theirs = own.render(messages, encoder.marks).text
+    except HantuneError as error:
+        return f"模板 {template.name} 和模型自带的聊天模板不同: 自带的不接受这段对话, {error.message}"
+    if ours == theirs:
+        return None
+    at = first_difference(ours, theirs)
+    return (
+        f"模板 {template.name} 和模型自带的聊天模板从第 {at + 1} 个字起不同: "
+        f"{ours[at : at + 24]!r}, 模型自带的是 {theirs[at : at + 24]!r}"
+    )
 
 
 def _nothing_left(report: CheckReport, source: str, findings: Findings) -> None:

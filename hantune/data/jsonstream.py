@@ -21,7 +21,7 @@ LONGEST = 1 << 28
 """Characters after which a value that does not end is given up."""
 _DECODER = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
 _BLANK = re.compile(r"[\s,]*")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.?)*"?|[\[\]{}]', re.DOTALL)
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(r"[^,\]}\n]+")
 _SURROGATE = re.compile("[\ud800-\udfff]|\\\\u[dD][89a-fA-F]")
 _CAUSES = {

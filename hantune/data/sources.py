@@ -238,7 +238,12 @@ def _text_lines(source: SourceFile) -> Iterator[Row | Reject]:
                 continue
             place = f"{source.name}:{number}"
             if encoding.BROKEN.search(line):
-                yield _broken(place, f"这一行有不是 {source.encoding} 的字节", line, "source.broken-text")
+                yield _broken(
+                    place,
+                    f"这一行有不是 {encoding.NAMES.get(source.encoding, source.encoding)} 的字节",
+                    line,
+                    "source.broken-text",
+                )
             else:
                 yield Row(value=line.rstrip("\r\n").split("\t"), source=place)
 
@@ -285,7 +290,12 @@ def _csv_row(source: SourceFile, place: str, header: list[str], cells: list[str]
         detail = f"表头有 {len(header)} 列, 这一行有 {len(cells)} 列: 内容里的逗号要用引号括起来"
         return _broken(place, detail, ",".join(cells), "source.broken-csv")
     if any(encoding.BROKEN.search(cell) for cell in cells):
-        return _broken(place, f"这一行有不是 {source.encoding} 的字节", ",".join(cells), "source.broken-text")
+        return _broken(
+            place,
+            f"这一行有不是 {encoding.NAMES.get(source.encoding, source.encoding)} 的字节",
+            ",".join(cells),
+            "source.broken-text",
+        )
     cells = cells + [""] * (len(header) - len(cells))
     return Row(value=dict(zip(header, cells, strict=True)), source=place)
 

@@ -41,10 +41,13 @@ def choose_val(draws: Draws, share: float) -> Mask:
     if share in (0, 1) or not count:
         return everybody if share else nobody
     is_val: Mask = draws < np.uint64(share * 2**64)
-    if (is_val.all() or not is_val.any()) and count >= MIN_FOR_VAL:
-        wanted = min(max(1, round(count * share)), count - 1)
-        is_val = draws <= np.partition(draws, wanted - 1)[wanted - 1]
-    return nobody if is_val.all() else is_val
+    if is_val.any() and not is_val.all():
+        return is_val
+    if count < MIN_FOR_VAL:
+        return nobody
+    last = max(1, round(count * share)) - 1
+    chosen: Mask = (draws <= np.partition(draws, last)[last]) & (draws < draws.max())
+    return chosen
 
 
 def choose_sample(draws: Draws, among: Mask, count: int | None) -> Mask:

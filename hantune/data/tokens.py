@@ -48,7 +48,7 @@ class Encoder:
                 hint="pip install sentencepiece protobuf 后重试, 或换一个带 tokenizer.json 的模型文件夹",
             )
         self.tokenizer = tokenizer
-        self._backend = backend
+        self._backend = backend = _unlimited(backend)
         plan = _plan(backend, tokenizer)
         self._pair = _encoders(plan)
         self._controls = {
@@ -199,10 +199,20 @@ def cut(example: Example, max_tokens: int) -> Example:
     )
 
 
+def _unlimited(backend: Any) -> Any:
+    """The backend, or a copy of it without the truncation and padding that an earlier call left in it."""
+    if backend.truncation is None and backend.padding is None:
+        return backend
+    backend = copy.deepcopy(backend)
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def _plan(backend: Any, tokenizer: Any) -> dict[str, Any]:
     """The tokenizer as plain data, without post-processing, with every control token marked as special."""
     plan: dict[str, Any] = json.loads(backend.to_str())
-    plan.update(truncation=None, padding=None, post_processor=None)
+    plan.update(post_processor=None)
     named = {value for value in tokenizer.special_tokens_map.values() if isinstance(value, str)}
     for token in plan["added_tokens"]:
         token["special"] |= token["content"] in named or bool(CONTROL_SHAPE.fullmatch(token["content"]))

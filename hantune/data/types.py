@@ -24,7 +24,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reject:
-    """A record that becomes no sample: where it stood, the rule (``format.unknown-fields``), its Chinese text, itself."""
+    """A record that becomes no sample: where it stood, the rule (``format.roles``), its Chinese text, itself."""
 
     source: str
     reason: str

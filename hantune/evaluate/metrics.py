@@ -32,7 +32,7 @@ def bleu(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
-    """chrF of the whole list: F2 over character n-grams up to 6, 0 to 100. Source: sacrebleu, Popović 2015."""
+    """chrF of the whole list: F2 over character n-grams up to 6, 0 to 100. Source: sacrebleu, Popovic 2015."""
     if not answers:
         return 0.0
     from sacrebleu.metrics.chrf import CHRF

@@ -1,14 +1,14 @@
 """Questions from a file, answers to a file: in order, one JSON object a line, and resumable after a kill.
 
-Finished answers stand in ``OUTPUT.part`` under a first line that names input, model and settings. A second run with
-the same ones goes on behind the last whole line; the file gets its real name when the last answer is in it.
+Finished answers stand in ``OUTPUT.part``, batch by batch, under a first line that names input, model and settings. A
+second run with the same ones makes only what is missing; ``OUTPUT`` appears, in order, when the last answer is there.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -22,17 +22,14 @@ from hantune.data.types import Conversation, Message, Reject, Row
 from hantune.errors import DataError, RefusedError
 from hantune.infer.engine import Engine
 from hantune.infer.sample import SamplingParams
-from hantune.log import Progress, console
+from hantune.log import console
 from hantune.models.adapter import WEIGHTS
 from hantune.models.fingerprint import fingerprint
-from hantune.paths import disk_errors, sha256_file, sync_folder
+from hantune.paths import disk_errors, sha256_file, write_file
 
 LOOKED_AT = 100
 """Records at the head of a file by which its format is recognised."""
-BATCHES_AHEAD = 16
-"""Batches that are read, sorted by length and written together; a killed run repeats at most so many."""
 PLACEHOLDER = "(这里还没有回答)"
-Numbered = tuple[int, "Question | Reject"]
 QUESTION_FIELDS = (("instruction", "output"), *NAMES)
 
 
@@ -128,35 +125,40 @@ def answer_file(
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         done = _resume(part, header)
+        waiting = [number for number in range(len(questions)) if number not in done]
+        waiting.sort(key=lambda number: -_size(questions[number]))
         with part.open("ab") as file, console.progress("生成回答", len(questions)) as bar:
-            bar.done = done
-            numbered, window = list(enumerate(questions)), batch_size * BATCHES_AHEAD
-            for start in range(done, len(questions), window):
-                rows = _answer(engine, numbered[start : start + window], params, batch_size, bar)
-                file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            bar.done = len(done)
+            for start in range(0, len(waiting), batch_size):
+                batch = {number: questions[number] for number in waiting[start : start + batch_size]}
+                for row in _answer(engine, batch, params):
+                    file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+                bar.advance(len(batch))
         errors = _finish(part, output)
-    return {"answers": len(questions) - errors, "errors": errors, "resumed": done}
+    return {"answers": len(questions) - errors, "errors": errors, "resumed": len(done)}
 
 
-def _answer(
-    engine: Engine, questions: Sequence[Numbered], params: SamplingParams, batch_size: int, bar: Progress
-) -> list[dict[str, Any]]:
-    """The output rows of some questions."""
+def _size(question: Question | Reject) -> int:
+    """About how long a prompt is: what is about equally long is answered together."""
+    return 0 if isinstance(question, Reject) else sum(len(message.text) for message in question.messages)
+
+
+def _answer(engine: Engine, batch: Mapping[int, Question | Reject], params: SamplingParams) -> list[dict[str, Any]]:
+    """The output rows of one batch."""
     rows: dict[int, dict[str, Any]] = {}
     asked: dict[int, Sequence[Message]] = {}
-    for number, question in questions:
+    for number, question in batch.items():
         refusal = engine.refusal(engine.prompt_ids(question.messages)) if isinstance(question, Question) else None
         rows[number] = _row(number, question, refusal)
         if isinstance(question, Question) and refusal is None:
             asked[number] = question.messages
     seeds = None if (seed := params.seed) is None else [seed + number for number in asked]
-    completions = engine.answer_many(list(asked.values()), params, batch_size, seeds=seeds, advance=bar.advance)
+    completions = engine.answer_many(list(asked.values()), params, len(batch), seeds=seeds)
     for number, completion in zip(asked, completions, strict=True):
         found = {"answer": completion.text, "finish_reason": completion.finish_reason, "usage": completion.usage}
         rows[number].update(found)
-    bar.advance(len(questions) - len(asked))
     return list(rows.values())
 
 
@@ -189,35 +191,26 @@ def _identity(engine: Engine) -> dict[str, str | None]:
     }
 
 
-def _resume(part: Path, header: dict[str, Any]) -> int:
-    """How many rows ``part`` holds under this header; a torn last line is cut, another run's file begun anew."""
+def _resume(part: Path, header: dict[str, Any]) -> set[int]:
+    """Which rows ``part`` holds under this header; a torn last line is cut, another run's file begun anew."""
     first = json.dumps(header, ensure_ascii=False, sort_keys=True).encode() + b"\n"
     if part.exists():
         data = part.read_bytes()
         if data.startswith(first):
             whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                os.truncate(part, len(whole))
-            done = whole.count(b"\n") - 1
-            console.say(f"接着上次: 已有 {done} 个回答 ({part})")
+            os.truncate(part, len(whole))
+            done = {json.loads(line)["index"] for line in whole.splitlines()[1:]}
+            console.say(f"接着上次: 已有 {len(done)} 个回答 ({part})")
             return done
         console.warn(f"{part} 来自另一个输入, 模型或设置, 已从头开始")
     part.write_bytes(first)
-    return 0
+    return set()
 
 
 def _finish(part: Path, output: Path) -> int:
-    """How many rows are errors, after ``output`` is what stands under the header: copied, made durable, renamed."""
-    ready = output.with_name(output.name + ".part.ready")
-    errors = 0
-    with part.open("rb") as file, ready.open("wb") as copy:
-        next(file)
-        for line in file:
-            copy.write(line)
-            errors += "error" in json.loads(line)
-        copy.flush()
-        os.fsync(copy.fileno())
-    os.replace(ready, output)
+    """How many rows are errors, after ``output`` holds all rows in order: written, made durable, renamed."""
+    rows = [json.loads(line) for line in part.read_bytes().splitlines()[1:]]
+    rows.sort(key=lambda row: row["index"])
+    write_file(output, b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
     part.unlink()
-    sync_folder(output.parent)
-    return errors
+    return sum("error" in row for row in rows)

@@ -45,7 +45,7 @@ class SamplingParams:
             if not is_good:
                 raise ConfigError(
                     "infer.sampling",
-                    f"{name} 不能是 {getattr(self, name)!r}, 要{wanted}",
+                    f"{name} 不能是 {getattr(self, name)!r}, 要 {wanted}",
                     place=name,
                     hint="把它改到允许的范围里, 或者不写, 用默认值",
                 )

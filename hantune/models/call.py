@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def takes(bare: Any, argument: str) -> bool:
     """Whether the model's ``forward`` names this argument."""
-    return argument in inspect.signature(type(bare).forward).parameters
+    return argument in _arguments(type(bare))
+
+
+@functools.cache
+def _arguments(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
 
 
 def model_inputs(

@@ -33,7 +33,7 @@ def check_model(folder: str | Path) -> dict[str, Any]:
     specs = {name: spec for name, (_, spec) in tensor_places(path).items()}
     tokenizer = load_tokenizer(path)
     require_rows(skeleton, tokenizer, place=str(path))
-    pad, pad_reason = choose_pad(_untouched(path) or tokenizer)
+    pad, pad_reason = choose_pad(_untouched(path))
     record = read_record(path)
     return {
         "folder": str(path),

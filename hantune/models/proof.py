@@ -17,13 +17,14 @@ from torch import Tensor
 
 from hantune.data.types import Message
 from hantune.errors import ModelError
+from hantune.models.load import quiet_transformers
 
-TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-1}
 """Largest logit difference allowed, in units of the logits' root mean square, by the dtype the weights are stored in.
 
-Measured on correct merges of Llamas and BLOOMs of 3 to 110 million parameters, computed in float32: at most 6e-6 for
-float32 (order of summation) and 4e-2 for bfloat16 (one rounding of each weight to 8 bits; it grows with depth).
-float16 has 3 bits more. A forgotten layer or a lost head is far beyond.
+Measured on correct merges of random Llamas and BLOOMs, computed in float32: at most 6e-6 for float32 (sums in another
+order); for bfloat16 (each weight rounded to 8 bits) 4e-2 with 12 layers and 7e-2 with 22: it grows with depth. float16
+has 3 bits more. This check is for lost layers, heads and ties; ``wrong_weights`` is the sharp one.
 """
 PROBES = ("你好", "今天心情不太好, 怎么办?", "Please introduce yourself in one sentence.")
 GREEDY_TOKENS = 24
@@ -73,20 +74,26 @@ def probe_ids(tokenizer: Any, template: Any) -> list[list[int]]:
 @torch.no_grad()
 def answer(model: Any, prompts: Sequence[Sequence[int]], *, tokens: int = GREEDY_TOKENS) -> Answers:
     """The model's greedy continuations, and all its logits along them."""
-    ids = tuple(tuple(_greedy(model, prompt, tokens)) for prompt in prompts)
+    ids = _greedy(model, prompts, tokens)
     return Answers(ids=ids, logits=read_along(model, prompts, ids))
 
 
-def _greedy(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:
-    """``tokens`` most likely ids in turn; the end mark does not stop it, so that every probe is equally long."""
-    answer_ids: list[int] = []
-    step, cache = torch.tensor([list(prompt)], device=model.device), None
-    for _ in range(tokens):
-        out = model(input_ids=step, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        step = out.logits[:, -1:].argmax(-1)
-        answer_ids.append(int(step))
-    return answer_ids
+def _greedy(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> tuple[tuple[int, ...], ...]:
+    """``tokens`` most likely ids in turn for each probe; the end mark does not stop them, so all are equally long."""
+    from transformers import GenerationConfig
+
+    width = max(map(len, prompts))
+    padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    seen = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    with quiet_transformers():
+        out = model.generate(
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor(seen, device=model.device),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0, use_cache=True
+            ),
+        )
+    return tuple(tuple(row) for row in out[:, width:].tolist())
 
 
 @torch.no_grad()

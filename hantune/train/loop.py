@@ -38,6 +38,10 @@ Evaluate = Callable[[int], float | None]
 """Evaluate at a step, write its events and samples, return the held-out loss (None without held-out data)."""
 
 
+Report = Callable[[dict[str, float], int], None]
+"""Hand a step's figures to trackers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """``loss``: mean nats over the supervised tokens of the whole step; ``tokens``: real tokens."""
@@ -68,6 +72,7 @@ class Loop:
         events: EventLog,
         answers: EventLog,
         evaluate: Evaluate,
+        report: Report = lambda values, step: None,
         log_every: int = 1,
     ) -> None:
         self.model = model
@@ -77,6 +82,7 @@ class Loop:
         self.step = 0
         self.meter = Meter()
         self._samples = samples
+        self._lengths = samples.lengths
         self._section = section
         self._pad_id = pad_id
         self._accelerator = accelerator
@@ -84,6 +90,7 @@ class Loop:
         self._events = events
         self._answers = answers
         self._evaluate = evaluate
+        self._report = report
         self._log_every = log_every
         self._bad_steps = 0
         self._best: tuple[float, int] | None = None
@@ -136,7 +143,7 @@ class Loop:
         epoch, within = divmod(step, self.plan.steps_per_epoch)
         if self._epoch is None or self._epoch[0] != epoch:
             steps = epoch_steps(
-                self._samples.lengths, self.plan.samples_per_step, seed=self._section.seed, epoch=epoch
+                self._lengths, self.plan.samples_per_step, seed=self._section.seed, epoch=epoch
             )
             self._epoch = (epoch, steps)
         return self._epoch[1][within]
@@ -145,7 +152,7 @@ class Loop:
         """The step's samples, cut and collated."""
         cuts = micro_batches(
             self.samples_of_step(step),
-            self._samples.lengths,
+            self._lengths,
             batch_size=self._section.batch_size,
             batch_tokens=self._section.batch_tokens,
             layout=self.plan.layout,
@@ -183,7 +190,7 @@ class Loop:
             last_good = max(self._saved_step, 0)
             raise TrainError(
                 "train.not-finite",
-                f"连续 {MAX_BAD_STEPS} 步的损失或梯度不是有限的数 (NaN 或 Inf), 已停下; 最后的好检查点是第 {last_good} 步",
+                f"连续 {MAX_BAD_STEPS} 步的损失或梯度不是有限的数 (NaN 或 Inf), 已停下; 好检查点到第 {last_good} 步",
                 place=f"第 {self.step + 1} 步",
                 hint="换一种精度 train.precision=float32, 或把 train.learning_rate 减半",
             )
@@ -206,6 +213,7 @@ class Loop:
                 supervised=result.supervised,
                 seconds=round(seconds, 4),
             )
+            self._report({"loss": result.loss, "learning_rate": rate, "grad_norm": result.grad_norm}, self.step)
 
     def _evaluate_and_save(self) -> None:
         is_last = self.step == self.plan.total_steps

@@ -17,7 +17,7 @@ Asked = Literal["auto", "float32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """``weights``: dtype of the frozen base (trained weights are always float32). ``compute``: dtype of the products."""
+    """``weights``: dtype of the frozen base (what is trained is float32). ``compute``: dtype of the products."""
 
     name: str
     weights: torch.dtype
@@ -46,7 +46,9 @@ def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:
         except RuntimeError as error:
             if asked == "cuda":
                 raise MachineError(
-                    "machine.no-cuda", f"看得到显卡, 但算不了: {error}", hint="train.device=cpu, 或装与驱动相配的 PyTorch"
+                    "machine.no-cuda",
+                    f"看得到显卡, 但算不了: {error}",
+                    hint="train.device=cpu, 或装与驱动相配的 PyTorch",
                 ) from error
         else:
             return torch.device("cuda")
@@ -61,7 +63,8 @@ def choose_precision(asked: Asked, device: torch.device, *, is_adapter: bool, nu
     Raises: ConfigError ``train.fp16-on-cpu``.
     """
     if asked == "fp16" and device.type == "cpu":
-        raise ConfigError("train.fp16-on-cpu", "CPU 上不能用 fp16", place="train.precision", hint="train.precision=auto")
+        hint = "train.precision=auto"
+        raise ConfigError("train.fp16-on-cpu", "CPU 上不能用 fp16", place="train.precision", hint=hint)
     name, reason = (asked, "配置里指定的") if asked != "auto" else _automatic(device, is_adapter, num_parameters)
     compute = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     weights = compute if is_adapter else torch.float32

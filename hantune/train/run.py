@@ -28,11 +28,12 @@ from hantune.train.parallel import make_accelerator
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, choose_device, choose_precision
 from hantune.train.setup import Material, check_same_material, fingerprints, open_material, write_mask_sample
+from hantune.train.trackers import Trackers
+from hantune.train.watch import Watch
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
 
-    from hantune.infer.engine import Engine
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def resume(folder: Path) -> TrainResult:
 
 
 def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
-    """The plan of a run without starting it: data checked, steps counted, precision chosen. Writes only to ``scratch``."""
+    """The plan of a run that is not started: data checked, steps counted, precision chosen. Writes to ``scratch``."""
     from hantune.config.io import require_complete
 
     require_complete(config)
@@ -146,8 +147,12 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded:
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model) if device.type != "cpu" else model
     checkpoints.sweep_unfinished(run)
-    with closing(EventLog(run.events)) as events, closing(EventLog(run.samples)) as answers:
-        watch = _Watch(config, material, model, accelerator, events, answers)
+    with (
+        closing(EventLog(run.events)) as events,
+        closing(EventLog(run.samples)) as answers,
+        closing(Trackers(config.log.trackers, run, flat(config))) as trackers,
+    ):
+        watch = Watch(config, material, model, accelerator, events, answers, trackers)
         loop = Loop(
             model=model,
             samples=material.train,
@@ -159,6 +164,7 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded:
             events=events,
             answers=answers,
             evaluate=watch,
+            report=trackers.log,
             log_every=config.log.every_steps,
         )
         _restore(loop, run, events, answers)
@@ -185,6 +191,7 @@ def _restore(loop: Loop, run: RunFolder, events: EventLog, answers: EventLog) ->
         events.write("start", version=__version__)
         return
     loop.restore(checkpoint)
+    events.write("resume", step=checkpoint.step, version=__version__)
     if loop.best is not None and (run.checkpoints / f"step-{loop.best[1]:06d}").is_dir():
         checkpoints.mark_best(run, loop.best[1])
     console.say(f"从第 {checkpoint.step} 步的检查点接着练")
@@ -253,75 +260,13 @@ def _say_plan(plan: Plan, precision: Precision, model: nn.Module) -> None:
     console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
 
 
-class _Watch:
-    """Held-out loss and answers to the fixed questions, at a step; writes both logs."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        material: Material,
-        model: nn.Module,
-        accelerator: Accelerator,
-        events: EventLog,
-        answers: EventLog,
-    ) -> None:
-        self._section = config.eval
-        self._material = material
-        self._model = model
-        self._accelerator = accelerator
-        self._events = events
-        self._answers = answers
-
-    def __call__(self, step: int) -> float | None:
-        self._ask(step)
-        return self._measure(step)
-
-    def _measure(self, step: int) -> float | None:
-        from hantune.data.batch import evaluation_batches
-        from hantune.evaluate.perplexity import held_out
-
-        if len(self._material.val) == 0:
-            return None
-        with self._accelerator.autocast():
-            found = held_out(self._model, evaluation_batches(self._material.val, pad_id=self._material.encoder.pad_id))
-        self._events.write(
-            "eval",
-            step=step,
-            loss=found.loss,
-            perplexity=found.perplexity,
-            bits_per_character=found.bits_per_character,
-        )
-        console.say(f"第 {step} 步  验证损失 {found.loss:.3f}  困惑度 {found.perplexity:.1f}")
-        return float(found.loss)
-
-    def _ask(self, step: int) -> None:
-        from hantune.infer.sample import SamplingParams
-
-        engine = make_engine(self._model, self._material)
-        params = SamplingParams(max_tokens=self._section.probe_max_tokens)
-        questions = [[_user(prompt)] for prompt in self._section.probes]
-        completions = engine.answer_many(questions, params) if questions else []
-        for prompt, completion in zip(self._section.probes, completions, strict=True):
-            self._answers.write(
-                "probe",
-                step=step,
-                prompt=prompt,
-                answer=completion.text,
-                finish_reason=completion.finish_reason,
-            )
-
-
-def _user(text: str) -> Any:
-    from hantune.data.types import Message
-
-    return Message(role="user", text=text)
-
-
-def make_engine(model: nn.Module, material: Material) -> Engine:
-    """An engine over the model as it is being trained."""
-    from hantune.infer.engine import Engine
-
-    return Engine(model, material.encoder, material.template)
+def flat(config: RunConfig) -> dict[str, Any]:
+    """The configuration as dotted names, for trackers."""
+    return {
+        f"{section}.{key}": value if isinstance(value, (int, float, str)) else str(value)
+        for section, values in config.model_dump().items()
+        for key, value in values.items()
+    }
 
 
 def _take_best(loop: Loop, run: RunFolder) -> None:

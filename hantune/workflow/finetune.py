@@ -112,7 +112,10 @@ def _check_inputs(job: Job) -> None:
         check_model(Path(job.model).expanduser())
     elif job.local_model:
         raise ModelError(
-            "model.not-found", f"没有这个模型文件夹: {job.model}", place=job.model, hint="ls 看看名字, 或去掉 --local_model"
+            "model.not-found",
+            f"没有这个模型文件夹: {job.model}",
+            place=job.model,
+            hint="ls 看看名字, 或去掉 --local_model",
         )
 
 
@@ -210,4 +213,6 @@ def evaluate_before_and_after(
 
 def _delivered(evals: list[dict[str, Any]], config: RunConfig) -> list[dict[str, Any]]:
     """The evaluation of the weights that were kept: the best ones or the last."""
-    return [min(evals[1:], key=lambda event: event["loss"])] if config.train.final == "best" and evals[1:] else evals[-1:]
+    if config.train.final == "best" and evals[1:]:
+        return [min(evals[1:], key=lambda event: event["loss"])]
+    return evals[-1:]

@@ -87,6 +87,12 @@ def test_contents_that_the_template_looks_into_are_laid_out_one_by_one() -> None
     assert learned(own(shapes.THINKING), thoughtful) == ["<think>\n想想\n</think>\n\n答<|im_end|><|im_end|>"]
 
 
+@pytest.mark.parametrize("answer", ["m", "e", "nd", "|", "<", "答"])
+def test_short_answers_are_not_looked_for_in_their_terminator(answer: str) -> None:
+    thoughtful = talk("问", f"<think>\n想想\n</think>\n\n{answer}")
+    assert learned(own(shapes.THINKING), thoughtful) == [f"<think>\n想想\n</think>\n\n{answer}<|im_end|>"]
+
+
 def test_answers_that_lose_their_thoughts_later_are_refused() -> None:
     twice = talk("问一", "<think>\n想\n</think>\n\n答一", "问二", "答二")
     with pytest.raises(RefusedError, match="第 2 条消息.*<think>") as caught:

@@ -13,14 +13,14 @@ from hantune.data.show import Piece, coloured, mask_view
 from hantune.data.templates import TEMPLATES
 from hantune.data.tokens import Encoder, cut
 from hantune.data.types import Example
-from tests.data.dialogues import talk
+from tests.data.dialogues import encoder_of, talk
 
 RARE = "龘靐齉😀👨‍👩‍👧é习"
 
 
 @pytest.fixture(scope="session", params=["llama2_tokenizer", "sp_tokenizer", "byte_tokenizer"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return Encoder(request.getfixturevalue(request.param))
+    return encoder_of(request.getfixturevalue(request.param))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -35,7 +35,7 @@ def test_characters_of_three_tokens_are_one_piece(name: str, encoder: Encoder) -
 
 
 def test_han_character_of_llama_2_is_one_piece_with_its_bytes(llama2_tokenizer: Any) -> None:
-    encoder = Encoder(llama2_tokenizer)
+    encoder = encoder_of(llama2_tokenizer)
     pieces = mask_view(encoder.encode(TEMPLATES["belle"].render(talk("问", "习"), encoder.marks)), encoder)
     assert pieces[-2:] == [Piece("习", True, (231, 188, 163)), Piece("</s>", True, (2,))]
 
@@ -43,19 +43,15 @@ def test_han_character_of_llama_2_is_one_piece_with_its_bytes(llama2_tokenizer: 
 @given(ids=st.lists(st.integers(3, 757), max_size=12), flips=st.lists(st.booleans(), min_size=12, max_size=12))
 @hypothesis_settings(max_examples=60)
 def test_any_ids_can_be_shown(ids: list[int], flips: list[bool], sp_tokenizer: Any) -> None:
-    encoder = Encoder(sp_tokenizer) if not SEEN else SEEN[0]
-    SEEN.append(encoder)
+    encoder = encoder_of(sp_tokenizer)
     example = Example(ids=tuple(ids), mask=tuple(int(flip) for flip in flips[: len(ids)]))
     pieces = mask_view(example, encoder)
     assert [token for piece in pieces for token in piece.ids] == ids
     assert [int(piece.learn) for piece in pieces for _ in piece.ids] == list(example.mask)
 
 
-SEEN: list[Encoder] = []
-
-
 def test_answer_cut_inside_a_character_shows_its_bytes(llama2_tokenizer: Any) -> None:
-    encoder = Encoder(llama2_tokenizer)
+    encoder = encoder_of(llama2_tokenizer)
     example = encoder.encode(TEMPLATES["belle"].render(talk("问", "习"), encoder.marks))
     pieces = mask_view(cut(example, len(example.ids) - 2), encoder)
     assert pieces[-1].text == "\\xe4\\xb9"

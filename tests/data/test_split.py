@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from hantune.data.split import MIN_FOR_VAL, Draws, choose_sample, choose_val, content_id, draw
 from hantune.data.types import Conversation, Message
 
-DRAWS = st.lists(st.integers(0, 2**64 - 1), max_size=40, unique=True).map(lambda values: np.array(values, np.uint64))
+DRAWS = st.builds(
+    lambda seed, count: np.random.default_rng(seed).integers(0, 2**64, count, np.uint64),
+    st.integers(0, 2**32),
+    st.integers(0, 60),
+)
 
 
 def conversation(question: str, answer: str, source: str = "") -> Conversation:

@@ -132,9 +132,7 @@ def test_prompts_as_the_formats_write_them() -> None:
 
 def test_alpaca_opens_for_an_input_when_the_question_has_one() -> None:
     text = TEMPLATES["alpaca"].render(talk("翻译\n\n### Input:\n早上好", "Good morning"), Marks()).text
-    assert text == (
-        f"<s>{PAIRED_TASK}### Instruction:\n翻译\n\n### Input:\n早上好\n\n### Response:\nGood morning</s>"
-    )
+    assert text == (f"<s>{PAIRED_TASK}### Instruction:\n翻译\n\n### Input:\n早上好\n\n### Response:\nGood morning</s>")
 
 
 @pytest.mark.parametrize(("file", "name"), [("alpaca", "alpaca"), ("alpaca_legacy", "alpaca-legacy")])
@@ -183,7 +181,7 @@ def render_with_transformers(tokenizer: Any, source: str, messages: Sequence[Mes
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("system", [None, "默认 \"系统\" {{ x }}\n第二行 😀"])
+@pytest.mark.parametrize("system", [None, '默认 "系统" {{ x }}\n第二行 😀'])
 @given(messages=conversations(stripped_texts), asked=conversations(stripped_texts, prompt=True))
 @hypothesis_settings(max_examples=8)
 def test_jinja_twin_says_the_same(
@@ -275,6 +273,6 @@ def test_texts_differ_between_templates() -> None:
 def test_reference_page_shows_every_template_byte_for_byte() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "templates.md").read_text(encoding="utf-8")
     for template in TEMPLATES.values():
-        shown = template.text.replace("\n", "\\n\n")
+        shown = "\n%%\n".join(part.replace("\n", "\\n\n") for part in template.text.split("\n%%\n"))
         assert f"## {template.name}\n" in page
         assert f"```text\n{shown}\n```" in page, template.name

@@ -38,7 +38,21 @@ def lora(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Engine:
     return Engine(model, Encoder(sp_tokenizer), get_template("llama2"), name="tiny", adapter="adapter")
 
 
-@pytest.fixture(params=["llama", "bloom", "lora"])
+@pytest.fixture
+def gpt2(byte_tokenizer: Any) -> Engine:
+    """GPT-2, whose learned absolute positions show where padding shifts them (rotary ones only see distances)."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    ends = {"bos_token_id": byte_tokenizer.bos_token_id, "eos_token_id": byte_tokenizer.eos_token_id}
+    shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": len(byte_tokenizer), "initializer_range": 0.3}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config(**shape, **ends)).eval()
+    return Engine(model, Encoder(byte_tokenizer), get_template("belle"))
+
+
+@pytest.fixture(params=["llama", "bloom", "lora", "gpt2"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each of them."""
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]

@@ -62,7 +62,6 @@ class Killed(BaseException):
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     llama: Engine, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hantune.infer.batch.BATCHES_AHEAD", 1)
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     answer_file(llama, questions, whole, PARAMS, batch_size=2)
     answer_many, calls = llama.answer_many, []

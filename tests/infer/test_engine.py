@@ -120,6 +120,12 @@ def test_modes_and_gradients_are_as_before(engine: Engine) -> None:
     assert all(module.training for module in engine.model.modules())
 
 
+def test_a_model_in_training_answers_without_dropout(tiny_llama: Any, llama: Engine) -> None:
+    model = tiny_llama(llama.encoder.tokenizer, attention_dropout=0.9).train()
+    engine = Engine(model, llama.encoder, llama.template)
+    assert engine.answer_many(MANY, GREEDY) == llama.answer_many(MANY, GREEDY)
+
+
 def test_closing_the_stream_stops_the_model(llama: Engine) -> None:
     calls: list[int] = []
     handle = llama.model.register_forward_pre_hook(lambda *_: calls.append(1))

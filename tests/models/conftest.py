@@ -32,7 +32,12 @@ def make_adapter() -> Callable[..., Path]:
         model = attach_lora(load_model(base, dtype=getattr(torch, dtype)), AdapterSection(**section), seed=1)
         info = {"data": {"fingerprint": "d" * 64}, "metrics": {"loss": 1.5}}
         save_adapter(
-            move(model), folder, base=str(base), tokenizer=load_tokenizer(base), template=get_template(template), info=info
+            move(model),
+            folder,
+            base=str(base),
+            tokenizer=load_tokenizer(base),
+            template=get_template(template),
+            info=info,
         )
         return folder
 

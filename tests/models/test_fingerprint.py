@@ -80,6 +80,4 @@ def test_a_large_model_is_read_in_samples(tmp_path: Path) -> None:
     start = time.monotonic()
     fingerprint(tmp_path)
     assert time.monotonic() - start < 1.0
-    assert EDGE_BYTES < size
-
-
+    assert size > EDGE_BYTES

@@ -57,7 +57,8 @@ def test_bfloat16_is_the_rounded_float32(sp_tokenizer_folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("preset", "low", "high"), [("tiny", 1, 4), ("15m", 13, 17), ("110m", 105, 115), ("1b", 1050, 1150), ("7b", 6600, 6800)]
+    ("preset", "low", "high"),
+    [("tiny", 1, 4), ("15m", 13, 17), ("110m", 105, 115), ("1b", 1050, 1150), ("7b", 6600, 6800)],
 )
 def test_presets_are_as_large_as_they_say(preset: str, low: int, high: int) -> None:
     shape = PRESETS[preset]

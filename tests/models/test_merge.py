@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from hantune.data.templates import get_template
 from hantune.errors import ModelError, RunError
 from hantune.log import console
-from hantune.models import deltas, merge as merging
+from hantune.models import deltas
+from hantune.models import merge as merging
 from hantune.models.adapter import load_adapter, save_adapter
 from hantune.models.load import load_model, load_tokenizer
 from hantune.models.locate import locate
@@ -52,9 +53,7 @@ def adapter_with(config: dict[str, Any], base: Path, folder: Path, **move_settin
     """An adapter with any of PEFT's settings."""
     model = load_model(base, dtype=torch.float32)
     tuned = move(get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, **config)), **move_settings)
-    save_adapter(
-        tuned, folder, base=str(base), tokenizer=load_tokenizer(base), template=get_template("belle"), info={}
-    )
+    save_adapter(tuned, folder, base=str(base), tokenizer=load_tokenizer(base), template=get_template("belle"), info={})
     return folder
 
 

@@ -13,9 +13,7 @@ from hantune.models.locate import locate
 from hantune.models.save import save_model
 
 
-def test_a_saved_model_is_found_with_its_template(
-    tiny_bloom_folder: Path, tmp_path: Path, byte_tokenizer: Any
-) -> None:
+def test_a_saved_model_is_found_with_its_template(tiny_bloom_folder: Path, tmp_path: Path, byte_tokenizer: Any) -> None:
     model = load_model(tiny_bloom_folder, dtype=torch.float32)
     common: dict[str, Any] = {"tokenizer": load_tokenizer(tiny_bloom_folder), "template": get_template("chatml")}
     for _ in range(2):  # the second replaces the first

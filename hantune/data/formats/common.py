@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 from hantune.data.types import Conversation, Message, Reject, Role, Row
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
-"""Control characters but TAB and line end, and the byte order mark; they mean nothing in a text and upset terminals and tokenizers."""
+"""Control characters but TAB and line end, and the byte order mark: they mean nothing in a text."""
 EMPTY_INPUTS = frozenset({"无输入", "<noinput>", "<无输入>", "noinput"})
 """What data sets write where the ``input`` field is empty."""
 

@@ -140,7 +140,7 @@ class TurnTemplate(Template):
 
     @property
     def text(self) -> str:
-        """What the template makes of placeholders, one specimen a line, the learned part in 【】, then the stops."""
+        """What the template makes of placeholders, learned parts in 【】, and the stops, with ``%%`` between them."""
         return specimen_text(self, SPECIMENS)
 
 
@@ -182,7 +182,7 @@ SPECIMENS = (
 
 
 def specimen_text(template: Template, specimens: Sequence[Sequence[Message]]) -> str:
-    """The renderings of ``specimens`` with ``<s>`` and ``</s>``, learned parts in 【】, and the stop strings."""
+    """The renderings of ``specimens`` with ``<s>`` and ``</s>``, learned parts in 【】, then the stop strings."""
     rendered = [template.render(messages, Marks()) for messages in specimens]
     lines = ["".join(f"【{s.text}】" if s.learn else s.text for s in each.segments) for each in rendered]
-    return "\n".join([*(line.replace("】【", "") for line in lines), "stops: " + " ".join(rendered[0].stops)])
+    return "\n%%\n".join([*(line.replace("】【", "") for line in lines), "stops: " + " ".join(rendered[0].stops)])

@@ -40,7 +40,7 @@ class Span(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A rendering: ``text``, its answer spans in order, and the answers that are shown in two ways (expected, shown)."""
+    """A rendering: ``text``, its answer spans in order, and the answers shown in two ways (as expected, as shown)."""
 
     text: str
     spans: tuple[Span, ...]
@@ -60,7 +60,7 @@ class JinjaTemplate(Template):
     """The chat template that a model ships."""
 
     source: str
-    _stops_of: dict[Marks, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _stops_of: dict[Any, tuple[str, ...]] = field(default_factory=dict, init=False, compare=False, repr=False)
     _shapes: dict[Any, tuple[Layout, list[Piece]]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class JinjaTemplate(Template):
             for text, piece in zip(filled, pieces, strict=True)
             if text
         )
-        return Rendered(segments=tuple(segments), stops=self._stops(marks))
+        return Rendered(segments=tuple(segments), stops=self._stops(roles, marks))
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with the default system prompt; an empty system message is left out."""
@@ -114,14 +114,16 @@ class JinjaTemplate(Template):
         default = [Message(role="system", text=self.system)] if self.system and not has_system else []
         return default + rest
 
-    def _stops(self, marks: Marks) -> tuple[str, ...]:
-        """The control text that ends an answer, and EOS: the same for every conversation, so that prompts have it too."""
-        if marks not in self._stops_of:
-            text = self._run(("user", "assistant"), [f"{OPEN}0{CLOSE}", f"{OPEN}1{CLOSE}"], marks)[0]
-            end = text.find(f"{OPEN}1{CLOSE}")
-            found = _pattern(marks.specials).search(text, end) if end >= 0 else None
-            self._stops_of[marks] = tuple(dict.fromkeys(filter(None, [found and found[0], marks.eos])))
-        return self._stops_of[marks]
+    def _stops(self, roles: Sequence[str], marks: Marks) -> tuple[str, ...]:
+        """The control text that ends an answer, and EOS: the same for all conversations, prompts included."""
+        shape = (roles[0], marks)
+        if shape not in self._stops_of:
+            first = ["system", "user", "assistant"][roles[0] != "system" :]
+            text = self._run(first, [f"{OPEN}{i}{CLOSE}" for i in range(len(first))], marks)[0]
+            last = f"{OPEN}{len(first) - 1}{CLOSE}"
+            found = _terminator(text, last, max(0, text.find(last)), marks.specials)
+            self._stops_of[shape] = tuple(dict.fromkeys(filter(None, [found and found[0], marks.eos])))
+        return self._stops_of[shape]
 
     def _run(self, roles: Sequence[str], contents: Sequence[str], marks: Marks) -> tuple[str, list[tuple[int, int]]]:
         """The rendered text and its ``{% generation %}`` spans; messages that end with a user give the prompt."""
@@ -138,7 +140,6 @@ class JinjaTemplate(Template):
     def _layout(self, roles: Sequence[str], contents: Sequence[str], marks: Marks) -> Layout:
         """Where the answers lie, found by rendering every beginning of the conversation."""
         text, generated = self._run(roles, contents, marks)
-        find_special = _pattern(marks.specials).search
         spans: list[Span] = []
         unstable: dict[int, tuple[str, str]] = {}
         for index in (i for i, role in enumerate(roles) if role == "assistant" and i):
@@ -147,7 +148,7 @@ class JinjaTemplate(Template):
             if not turn.startswith(prompt):
                 unstable[index] = (prompt, turn)
                 continue
-            found = find_special(turn, _content_end(turn, contents[index], len(prompt)))
+            found = _terminator(turn, contents[index], len(prompt), marks.specials)
             end = found.end() if found else len(turn)
             if not text.startswith(turn[:end]):
                 unstable[index] = (turn[:end], text)
@@ -173,14 +174,11 @@ def _generation_spans(generated: Sequence[tuple[int, int]], turn: Span, found: r
     return [span for span in spans if span.start < span.end]
 
 
-def _content_end(text: str, content: str, start: int) -> int:
-    """Where an answer's content ends in ``text``: at its sentinel, or at the last place that shows its final words."""
-    sentinel = SENTINEL.search(text, start)
-    if sentinel:
-        return sentinel.end()
+def _terminator(turn: str, content: str, start: int, specials: tuple[str, ...]) -> re.Match[str] | None:
+    """The first control text after the content (its last words) of the answer that begins at ``start``."""
+    found = list(_pattern(specials).finditer(turn, start))
     tail = content.strip()[-40:]
-    at = text.rfind(tail, start) if tail else -1
-    return at + len(tail) if at >= 0 else start
+    return next((each for each in found if tail in turn[start : each.start()]), found[0] if found else None)
 
 
 def _learned_messages(messages: Sequence[Message], layout: Layout) -> set[int]:
