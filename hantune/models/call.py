@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,12 +31,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def takes(bare: Any, argument: str) -> bool:
     """Whether the model's ``forward`` names this argument."""
-    return argument in _arguments(type(bare))
+    return argument in _arguments(type(bare).forward)
 
 
 @functools.cache
-def _arguments(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def model_inputs(

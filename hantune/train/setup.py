@@ -60,6 +60,7 @@ def open_material(config: RunConfig, run: RunFolder) -> Material:
         encoder,
         template,
         max_tokens=config.data.max_tokens,
+        max_turns=config.data.max_turns,
         chat_template=own_template,
         is_explicit=config.template.name != "auto",
     )

@@ -35,7 +35,7 @@ def demo(out: Path, **job_settings: Any) -> DemoResult:
     """
     start = time.monotonic()
     root = _free(out)
-    console.say("[0/6] 造一个小模型 (真实任务里换成你下载的底座)")
+    console.say("[0/5] 造一个小模型 (真实任务里换成你下载的底座)")
     base = teach_base(root / "base")
     settings = {"dataset": str(persona_dialogues()), "val_share": 0.1, **job_settings}
     settings["overrides"] = {**PERSONA_SETTINGS, **settings.get("overrides", {})}
@@ -68,15 +68,18 @@ def demo_text(result: DemoResult) -> str:
         kind = "教过" if row["taught"] else "没教过"
         lines += [f"  问 ({kind}): {row['prompt']}", f"    前: {row['before']}", f"    后: {row['after']}"]
     training = result.job.training
+    taught = [row for row in result.comparison if row["expected"]]
+    right = [sum(row[when] == row["expected"] for row in taught) for when in ("before", "after")]
     lines += [
         "",
+        f"人设      教过的 {len(taught)} 个问题, 逐字答对: 调之前 {right[0]} 个, 调之后 {right[1]} 个",
         f"验证损失  {training.loss_before:.2f} -> {training.loss_after:.2f}",
         merge_line(result.job.merge),
         f"用时      {duration(result.seconds)}",
         f"报告      {result.job.report}  (双击打开)",
         "",
-        "说明  这个小模型只有几百万参数, 只读过几百段短对话: 教过的话能答好, 换个说法多半也行,",
-        "      没教过的知识它不会, 会说错或答非所问. 这是模型小, 不是流程错.",
+        "说明  这个小模型只有三百万参数, 只读过几百段短对话: 教过的话能背出来; 换个说法, 或者没教过的知识,",
+        "      它答不上, 会胡说. 这是模型小, 不是流程错: 同样的流程换上真正的底座就能举一反三.",
         "下一步",
         f"  和它聊天      hantune chat {run.root}",
         "  换真正的模型  下载一个 Llama (例如 Llama-3.2-1B-Instruct) 到文件夹 MODEL, 然后",

@@ -14,10 +14,11 @@ BASE_SETTINGS: dict[str, Any] = {
     "template.name": "llama2",
     "adapter.kind": "none",
     "train.epochs": 12,
-    "train.batch_size": 16,
+    "train.batch_size": 8,
     "train.learning_rate": 2e-3,
     "train.warmup_share": 0.05,
-    "eval.probes": ["你好", "中国的首都是哪里?"],
+    "eval.probes": ["你好"],
+    "eval.every_steps": 10_000,
     "log.every_steps": 5,
 }
 """How the small base is taught: hard, as it starts from random weights and has a minute."""
@@ -25,7 +26,7 @@ BASE_SETTINGS: dict[str, Any] = {
 PERSONA_SETTINGS: dict[str, Any] = {
     "adapter.rank": 16,
     "adapter.alpha": 32,
-    "train.epochs": 10,
+    "train.epochs": 30,
     "train.batch_size": 8,
     "train.learning_rate": 3e-3,
     "eval.probes": ["你是谁?", "你好", "今天心情不太好。"],
@@ -50,7 +51,7 @@ def teach_base(out: Path) -> Path:
         "data.path": str(run.prepared),
         "train.output_dir": str(out),
     }
-    console.say("从随机参数开始, 教一个小模型说话 (约一分钟)")
+    console.say("从随机参数开始, 教一个小模型说话 (约一分钟; 它靠背, 所以没见过的话它不会)")
     return train(load_config(None, as_overrides(values)).config).output
 
 
@@ -60,6 +61,10 @@ def persona_dialogues() -> Path:
 
 
 def persona_questions() -> list[dict[str, Any]]:
-    """Questions for the comparison: ``{"prompt", "taught"}``."""
-    lines = persona_questions_path().read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line]
+    """Questions for the comparison: ``{"prompt", "taught", "expected"}``; ``expected`` is None where none was taught."""
+    answers = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in _rows(persona_path())}
+    return [{**row, "expected": answers.get(row["prompt"])} for row in _rows(persona_questions_path())]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
