@@ -68,9 +68,14 @@ class Console:
         self._bar_drawn = True
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None, *, unit: str = "条") -> Iterator[Progress]:
-        """A bar with share, rate and ETA: ``with console.progress("分词", 1000) as bar: bar.advance(10)``."""
-        bar = Progress(self, title, total, unit)
+    def progress(
+        self, title: str, total: int | None = None, *, unit: str = "条", done: int = 0
+    ) -> Iterator[Progress]:
+        """A bar with share, rate and ETA: ``with console.progress("分词", 1000) as bar: bar.advance(10)``.
+
+        ``done``: parts that an earlier process finished; they do not count for the rate.
+        """
+        bar = Progress(self, title, total, unit, done)
         try:
             yield bar
         finally:
@@ -80,7 +85,7 @@ class Console:
 class Progress:
     """One piece of work with a known or unknown number of parts."""
 
-    def __init__(self, console: Console, title: str, total: int | None, unit: str) -> None:
+    def __init__(self, console: Console, title: str, total: int | None, unit: str, done: int = 0) -> None:
         self._console = console
         self._title = title
         self._total = total
@@ -88,7 +93,7 @@ class Progress:
         self._start = time.monotonic()
         self._shown = self._start
         self._was_shown = False
-        self.done = 0
+        self.done = self._first = done
         self.note = ""
 
     def advance(self, parts: int = 1, note: str | None = None) -> None:
@@ -118,8 +123,9 @@ class Progress:
             filled = round(share * 20)
             parts.append("█" * filled + "─" * (20 - filled))
             parts.append(f"{self.done}/{self._total}")
-            if 0 < share < 1:
-                parts.append(f"剩 {duration(elapsed / share * (1 - share))}")
+            if self._first < self.done < self._total:
+                left = elapsed / (self.done - self._first) * (self._total - self.done)
+                parts.append(f"剩 {duration(left)}")
         else:
             parts.append(f"{self.done} {self._unit}")
         if self.note:

@@ -128,10 +128,15 @@ def _try_lock(handle: int) -> bool:
 
 
 def free_run_folder(wanted: Path) -> RunFolder:
-    """``wanted``, or the first of ``wanted-2``, ``wanted-3`` ... without a run: none is ever written over."""
+    """``wanted``, or the first of ``wanted-2``, ``wanted-3`` ... without a run: none is ever written over.
+
+    Raises: RunError ``run.in-use`` when a run is going on in one of them: two by one name are hardly meant.
+    """
     folder = RunFolder(wanted)
     number = 2
     while folder.is_run:
+        with folder.lock():
+            pass
         folder = RunFolder(wanted.with_name(f"{wanted.name}-{number}"))
         number += 1
     return folder

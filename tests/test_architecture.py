@@ -55,7 +55,12 @@ ONLINE = ("hantune/models/hub.py", "hantune/data/sources.py", "hantune/serve/", 
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 FILE_LINES, FUNCTION_LINES, TWIN_LINES = 400, 60, 40
-TESTED_BY: dict[str, str] = {}
+TESTED_BY: dict[str, str] = {
+    "hantune/cli/usage.py": "tests/cli/test_frame.py",
+    "hantune/data/templates/jinja.py": "tests/data/test_jinja.py",
+    "hantune/data/templates/sandbox.py": "tests/data/test_jinja.py",
+    "hantune/data/templates/": "tests/data/test_templates.py",
+}
 """A module, or a folder of small look-alikes (with ``/``), whose tests stand elsewhere -> where."""
 
 START_SECONDS, TRIES = 0.3, 5

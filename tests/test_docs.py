@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -96,6 +97,17 @@ def test_a_page_says_code_cause_and_way_out(path: Path) -> None:
     assert text.startswith("# "), "the first line is the message, as a heading"
     for words in (path.stem, "为什么", "怎么办"):
         assert words in text, f"{path.name} lacks {words}"
+
+
+def test_the_index_lists_every_page_under_its_heading() -> None:
+    spec = importlib.util.spec_from_file_location("index", ROOT / "tools" / "make_troubleshooting_index.py")
+    assert spec
+    assert spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    index = (PAGES / "README.md").read_text(encoding="utf-8")
+    assert index == tool.page(), "python tools/make_troubleshooting_index.py"
+    assert set(re.findall(r"\]\(([^)]+)\)", index)) == {path.name for path in pages()}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

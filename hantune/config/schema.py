@@ -100,9 +100,9 @@ class EvalSection(Section):
     """训练中的评测"""
 
     every_steps: Positive | None = _setting(None, "每多少步算一次验证损失; 空 = 全程 5 次左右")
-    max_samples: Positive | None = _setting(200, "验证损失最多用多少条; 空 = 全部")
+    max_samples: Positive | None = _setting(None, "验证损失最多用多少条; 空 = 按训练量取 32 到 200 条")
     probes: Words = _setting(
-        ("你好", "你是谁?", "今天心情不太好。", "推荐一道家常菜。"), "训练中每次评测时固定要问的问题"
+        ("你好", "你是谁？", "今天心情不太好。", "推荐一道家常菜。"), "训练中每次评测时固定要问的问题"
     )
     probe_max_tokens: Positive = _setting(48, "每个固定问题最多回答多少个词元")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -45,9 +46,15 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: RunFolder, step: int, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int
+    run: RunFolder,
+    step: int,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    *,
+    keep: int,
+    is_best: bool = False,
 ) -> Path:
-    """Write ``step-NNNNNN`` atomically, point ``last`` at it, drop all but the newest ``keep`` and ``best``.
+    """Write ``step-NNNNNN`` atomically, point ``last`` at it (and ``best``), drop all but the newest ``keep`` and best.
 
     ``parts``: the tensors of each of PARTS. Raises: MachineError ``machine.disk-full``; older checkpoints stay.
     """
@@ -55,7 +62,7 @@ def save_checkpoint(
     with new_folder(folder, replace=True) as temporary:
         for part in PARTS:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parts[part].items()}
-            save_file(tensors, temporary / f"{part}.safetensors")
+            _write_tensors(tensors, temporary / f"{part}.safetensors")
         write_json(temporary / "state.json", {**state, "step": step})
         files = {
             path.name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
@@ -63,8 +70,21 @@ def save_checkpoint(
         }
         write_json(temporary / "MANIFEST.json", {"format": FORMAT, "step": step, "files": files})
     write_file(run.checkpoints / "last", folder.name + "\n")
+    if is_best:
+        mark_best(run, step)
     _drop_old(run, keep)
     return folder
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """``save_file``, whose error hides the system's (a full disk) in its text."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number.group(1)), str(error)) from error
 
 
 def mark_best(run: RunFolder, step: int) -> None:

@@ -109,6 +109,7 @@ class Loop:
         best = checkpoint.state["best"]
         self._best = None if best is None else (best["loss"], best["step"])
         self._bad_steps = checkpoint.state["bad_steps"]
+        self.meter.tokens, self.meter.seconds = checkpoint.state["tokens"], checkpoint.state["seconds"]
         self.step = self._saved_step = checkpoint.step
         checkpoints.restore_rng(checkpoint.tensors("rng"))
 
@@ -118,12 +119,12 @@ class Loop:
         Raises: Interrupted after a signal, with a checkpoint saved; TrainError ``train.not-finite``.
         """
         self.model.train()
-        with StopRequest() as stop, console.progress("训练", self.plan.total_steps, unit="步") as bar:
-            bar.advance(self.step)
+        total = self.plan.total_steps
+        with StopRequest() as stop, console.progress("训练", total, unit="步", done=self.step) as bar:
             if self.step == 0:
                 torch.manual_seed(self._section.seed)
                 self._evaluate_now()
-            while self.step < self.plan.total_steps and stop.signal is None:
+            while self.step < total and stop.signal is None:
                 self.meter.start()
                 rate = self._set_learning_rate()
                 result = self.train_step()
@@ -132,7 +133,7 @@ class Loop:
                 self._record(result, rate, seconds)
                 bar.advance(note=f"损失 {result.loss:.3f}  {self.meter.tokens_per_second:.0f} 词元/秒")
                 self._evaluate_and_save()
-        if stop.signal is not None and self.step < self.plan.total_steps:
+        if stop.signal is not None and self.step < total:
             self.save()
             raise Interrupted(
                 stop.signal, f"停在第 {self.step} 步, 检查点已保存", hint=f"接着练: hantune resume {self._run.root}"
@@ -243,16 +244,23 @@ class Loop:
             "optimizer": checkpoints.optimizer_tensors(self.optimizer.optimizer, names),
             "rng": checkpoints.rng_tensors(),
         }
-        checkpoints.save_checkpoint(self._run, self.step, parts, self._state(), keep=self._section.keep_checkpoints)
+        checkpoints.save_checkpoint(
+            self._run,
+            self.step,
+            parts,
+            self._state(),
+            keep=self._section.keep_checkpoints,
+            is_best=self._best is not None and self._best[1] == self.step,
+        )
         self._saved_step = self.step
-        if self._best is not None and self._best[1] == self.step:
-            checkpoints.mark_best(self._run, self.step)
 
     def _state(self) -> dict[str, Any]:
         scaler = self._accelerator.scaler
         return {
             "best": None if self._best is None else {"loss": self._best[0], "step": self._best[1]},
             "bad_steps": self._bad_steps,
+            "tokens": self.meter.tokens,
+            "seconds": self.meter.seconds,
             "events_offset": self._events.offset(),
             "samples_offset": self._answers.offset(),
             "scaler": None if scaler is None else scaler.state_dict(),

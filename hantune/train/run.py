@@ -12,7 +12,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,9 +31,8 @@ from hantune.train.setup import Material, check_same_material, fingerprints, ope
 from hantune.train.trackers import Trackers
 from hantune.train.watch import Watch
 
-if TYPE_CHECKING:
-
-    pass
+DEFAULT_THREADS = torch.get_num_threads()
+"""Cores without hyper-threads, as torch found them at its start: an earlier run of this process may have set others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
     run = RunFolder(scratch)
     material = open_material(config, run)
     device = choose_device(config.train.device)
-    model, precision = _make_model(config, device)
+    model, precision = _make_model(config, material, device)
     plan = _plan(config, material, model)
     return {**_describe(config, material, model, plan, precision, device), "check": material.check.as_dict()}
 
@@ -136,13 +135,13 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded:
     """Train from the newest good checkpoint (or step 0) to the end and write what was learned."""
     start = time.monotonic()
     device = choose_device(config.train.device)
-    torch.set_num_threads(recorded["threads"] if recorded else config.train.threads or _physical_cores())
-    model, precision = _make_model(config, device, recorded["precision"]["name"] if recorded else None)
+    torch.set_num_threads(recorded["threads"] if recorded else config.train.threads or DEFAULT_THREADS)
+    model, precision = _make_model(config, material, device, recorded["precision"]["name"] if recorded else None)
     plan = _plan(config, material, model)
     if recorded is None:
         description = _describe(config, material, model, plan, precision, device)
-        write_json(run.plan, {**description, "fingerprints": fingerprints(material)})
         write_mask_sample(material, run)
+        write_json(run.plan, {**description, "fingerprints": fingerprints(material)})
     _say_plan(plan, precision, model)
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model) if device.type != "cpu" else model
@@ -197,21 +196,24 @@ def _restore(loop: Loop, run: RunFolder, events: EventLog, answers: EventLog) ->
     console.say(f"从第 {checkpoint.step} 步的检查点接着练")
 
 
-def _make_model(config: RunConfig, device: torch.device, precision_name: Any = None) -> tuple[nn.Module, Precision]:
+def _make_model(
+    config: RunConfig, material: Material, device: torch.device, precision_name: Any = None
+) -> tuple[nn.Module, Precision]:
     """The model on its device with what is learned set up, and the precision it computes in."""
     from hantune.models.adapter import attach_lora
-    from hantune.models.load import load_model
+    from hantune.models.load import load_model, require_rows
 
     is_adapter = config.adapter.kind == "lora"
     precision = choose_precision(
         precision_name or config.train.precision,
         device,
         is_adapter=is_adapter,
-        num_parameters=_num_parameters(config.model.path),
+        num_parameters=_num_parameters(config),
     )
     model: nn.Module = load_model(
         config.model.path, dtype=precision.weights, device=str(device), revision=config.model.revision
     )
+    require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
     if config.train.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if is_adapter:
@@ -219,12 +221,13 @@ def _make_model(config: RunConfig, device: torch.device, precision_name: Any = N
     return model, precision
 
 
-def _num_parameters(path: str) -> int:
+def _num_parameters(config: RunConfig) -> int:
     """Numbers in a model folder's weights, read from the headers."""
     from hantune.models.hub import local_folder
     from hantune.models.shards import tensor_places
 
-    return sum(math.prod(spec.shape) for _, spec in tensor_places(local_folder(path)).values())
+    folder = local_folder(config.model.path, revision=config.model.revision)
+    return sum(math.prod(spec.shape) for _, spec in tensor_places(folder).values())
 
 
 def _plan(config: RunConfig, material: Material, model: nn.Module) -> Plan:
@@ -309,8 +312,3 @@ def _result(run: RunFolder, output: Path, loop: Loop, seconds: float) -> TrainRe
         tokens_per_second=loop.meter.tokens / loop.meter.seconds if loop.meter.seconds else 0.0,
         seconds=seconds,
     )
-
-
-def _physical_cores() -> int:
-    """Cores without hyper-threads: what matrix products want."""
-    return torch.get_num_threads()

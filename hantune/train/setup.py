@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """The data of a run, as tokens, with everything that turned it into tokens."""
+    """The data of a run, as tokens, with everything that turned it into tokens. ``base``: the model's fingerprint."""
 
+    base: str
     prepared: Prepared
     tokenizer: Any
     encoder: Encoder
@@ -36,22 +37,27 @@ def open_material(config: RunConfig, run: RunFolder) -> Material:
     """Prepare (a raw file), check the mask, tokenise.
 
     Raises: RefusedError ``mask.*`` or ``template.*`` (promise 1: a wrong mask does not start), DataError
-        ``data.nothing-usable``, ConfigError, ModelError.
+        ``data.nothing-usable``, ``data.nothing-left``, ConfigError, ModelError.
     """
     from hantune.data.check import check_data
     from hantune.data.store import open_tokens
     from hantune.data.templates import get_template
     from hantune.data.tokens import Encoder
+    from hantune.models.fingerprint import fingerprint
+    from hantune.models.folder import require_model
+    from hantune.models.hub import local_folder
     from hantune.models.load import chat_template, load_tokenizer, model_type
 
+    folder = local_folder(config.model.path, revision=config.model.revision)
+    require_model(folder)
+    tokenizer = load_tokenizer(config.model.tokenizer or folder)
     prepared = open_or_prepare(config, run)
-    tokenizer = load_tokenizer(config.model.tokenizer or config.model.path)
     encoder = Encoder(tokenizer)
     own_template = chat_template(tokenizer)
     template = get_template(
         config.template.name,
         chat_template=own_template,
-        model_type=model_type(config.model.path),
+        model_type=model_type(folder),
         system=config.template.system,
         marks=encoder.marks,
     )
@@ -72,15 +78,12 @@ def open_material(config: RunConfig, run: RunFolder) -> Material:
         "seed": config.train.seed,
     }
     train = open_tokens(prepared, "train", encoder, template, max_samples=config.data.max_samples, **settings)
-    val = open_tokens(prepared, "val", encoder, template, max_samples=config.eval.max_samples, **settings)
+    num_val = config.eval.max_samples or automatic_num_val(len(train), config.train.epochs)
+    val = open_tokens(prepared, "val", encoder, template, max_samples=num_val, **settings)
     if len(train) == 0:
-        raise DataError(
-            "data.nothing-left",
-            f"没有一条样本放得进 {config.data.max_tokens} 个词元",
-            place="data.max_tokens",
-            hint="调大 data.max_tokens",
-        )
+        raise _nothing_left(config, prepared.count("train"))
     return Material(
+        base=fingerprint(folder),
         prepared=prepared,
         tokenizer=tokenizer,
         encoder=encoder,
@@ -91,21 +94,43 @@ def open_material(config: RunConfig, run: RunFolder) -> Material:
     )
 
 
+def automatic_num_val(num_train: int, epochs: float) -> int:
+    """Held-out samples for one evaluation: a fiftieth of what is trained, from 32 to 200.
+
+    A run evaluates about six times, forward only, so this stays near a tenth of its time.
+    """
+    return int(min(200, max(32, num_train * epochs / 50)))
+
+
+def _nothing_left(config: RunConfig, count: int) -> DataError:
+    if count == 0:
+        message, place = "整理好的数据里没有训练用的对话, 全部留作验证了", "data.path"
+        hint = "加对话, 或者重新整理时少留一些: hantune data prepare ... --val-share 0.05"
+    else:
+        message = f"抽到的样本没有一条放得进 {config.data.max_tokens} 个词元"
+        place, hint = "data.max_tokens", "调大 data.max_tokens 或 data.max_samples"
+    return DataError("data.nothing-left", message, place=place, hint=hint)
+
+
 def open_or_prepare(config: RunConfig, run: RunFolder) -> Prepared:
-    """The PREPARED folder of ``data.path``; a raw file is prepared into ``RUN/prepared`` first."""
+    """The PREPARED folder of ``data.path``; a raw file is prepared into ``RUN/prepared`` first.
+
+    A run that has begun keeps what it prepared; what an attempt before it left behind is prepared anew if it differs.
+    """
     from hantune.data.prepare import prepare
     from hantune.data.prepared import is_prepared, open_prepared
 
     path = Path(config.data.path).expanduser()
     if is_prepared(path):
         return open_prepared(path)
-    if not is_prepared(run.prepared):
+    if not (run.is_run and is_prepared(run.prepared)):
         prepare(
             [str(path)],
             run.prepared,
             format=config.data.format,
             val_share=config.data.val_share,
             seed=config.train.seed,
+            replace=True,
         )
     return open_prepared(run.prepared)
 
@@ -120,7 +145,7 @@ def write_mask_sample(material: Material, run: RunFolder) -> None:
 
 
 def check_same_material(material: Material, expected: dict[str, Any], run: RunFolder) -> None:
-    """Refuse to resume on other data or another template than the run began with.
+    """Refuse to resume on other data, another base or another template than the run began with.
 
     Raises: ConfigError ``run.changed``.
     """
@@ -136,8 +161,9 @@ def check_same_material(material: Material, expected: dict[str, Any], run: RunFo
 
 
 def fingerprints(material: Material) -> dict[str, str]:
-    """What identifies data, tokenizer and template."""
+    """What identifies base, data, tokenizer and template."""
     return {
+        "model": material.base,
         "data": material.prepared.fingerprint,
         "tokenizer": material.encoder.fingerprint,
         "template": material.template.text,

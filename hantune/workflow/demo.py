@@ -10,8 +10,17 @@ from typing import Any
 
 from hantune.log import console, duration
 from hantune.paths import write_json
-from hantune.workflow.embedded import PERSONA_SETTINGS, persona_dialogues, persona_questions, teach_base
-from hantune.workflow.finetune import Job, JobResult, finetune, merge_line
+from hantune.workflow.embedded import (
+    PERSONA_SETTINGS,
+    persona_dialogues,
+    persona_questions,
+    teach_base,
+    unused_folder,
+)
+from hantune.workflow.finetune import Job, JobResult, finetune, loss_line, merge_line, values_of
+
+PERSONA = "persona"
+"""The run's folder inside a demo's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +40,17 @@ def demo(out: Path, **job_settings: Any) -> DemoResult:
     """Teach a small base, tune it to a persona, compare, merge, report.
 
     ``job_settings`` replace fields of the persona's ``Job`` (other data, more epochs): what a bare
-    ``run_finetune.sh`` with some flags asks for. Raises: what ``finetune`` raises.
+    ``run_finetune.sh`` with some flags asks for. The persona's own settings yield to them and to a
+    configuration file. Raises: what ``finetune`` raises.
     """
     start = time.monotonic()
-    root = _free(out)
-    console.say("[0/5] 造一个小模型 (真实任务里换成你下载的底座)")
-    base = teach_base(root / "base")
     settings = {"dataset": str(persona_dialogues()), "val_share": 0.1, **job_settings}
-    settings["overrides"] = {**PERSONA_SETTINGS, **settings.get("overrides", {})}
-    job = finetune(Job(model=str(base), output=root / "persona", **settings))
+    asked = {**values_of(settings.get("config_file")), **settings.get("overrides", {})}
+    settings["overrides"] = {**PERSONA_SETTINGS, **asked}
+    root = unused_folder(out)
+    console.say("[0/5] 造一个小模型 (真实任务里换成你下载的底座)")
+    base = teach_base(root / "base", device=asked.get("train.device", "auto"))
+    job = finetune(Job(model=str(base), output=root / PERSONA, **settings))
     comparison = compare(str(base), str(job.training.run.root), persona_questions())
     write_json(root / "comparison.json", comparison)
     return DemoResult(job=job, comparison=comparison, seconds=time.monotonic() - start)
@@ -67,13 +78,12 @@ def demo_text(result: DemoResult) -> str:
     for row in result.comparison:
         kind = "教过" if row["taught"] else "没教过"
         lines += [f"  问 ({kind}): {row['prompt']}", f"    前: {row['before']}", f"    后: {row['after']}"]
-    training = result.job.training
     taught = [row for row in result.comparison if row["expected"]]
     right = [sum(row[when] == row["expected"] for row in taught) for when in ("before", "after")]
     lines += [
         "",
         f"人设      教过的 {len(taught)} 个问题, 逐字答对: 调之前 {right[0]} 个, 调之后 {right[1]} 个",
-        f"验证损失  {training.loss_before:.2f} -> {training.loss_after:.2f}",
+        *loss_line(result.job.training),
         merge_line(result.job.merge),
         f"用时      {duration(result.seconds)}",
         f"报告      {result.job.report}  (双击打开)",
@@ -86,12 +96,3 @@ def demo_text(result: DemoResult) -> str:
         "                bash run_finetune.sh --model_name_or_path MODEL --local_model --dataset_name 你的数据.jsonl",
     ]
     return "\n".join(lines)
-
-
-def _free(out: Path) -> Path:
-    """``out``, or the next ``out-2`` ... that is empty."""
-    root, number = out, 2
-    while root.exists() and any(root.iterdir()):
-        root = out.with_name(f"{out.name}-{number}")
-        number += 1
-    return root

@@ -29,30 +29,42 @@ PERSONA_SETTINGS: dict[str, Any] = {
     "train.epochs": 30,
     "train.batch_size": 8,
     "train.learning_rate": 3e-3,
-    "eval.probes": ["你是谁?", "你好", "今天心情不太好。"],
+    "eval.probes": ["你是谁？", "你好", "我今天很累"],
 }
 """How the persona is tuned onto it: a larger adapter and rate than a real model wants."""
 
 
-def teach_base(out: Path) -> Path:
-    """A few-million-parameter Llama that has learned the embedded dialogues; returns its model folder."""
+def teach_base(out: Path, *, device: str = "auto") -> Path:
+    """A few-million-parameter Llama that has learned the embedded dialogues; returns its model folder.
+
+    ``out`` is a new folder; the untaught model lies in its ``blank/``.
+    """
     from hantune.config.io import as_overrides, load_config
     from hantune.data.prepare import prepare
     from hantune.models.init import init_model
     from hantune.train.run import train
 
     run = RunFolder(out)
-    blank = out.with_name(f"{out.name}-blank")
-    init_model(blank, preset="tiny", seed=0)
+    blank = init_model(out / "blank", preset="tiny", seed=0)["folder"]
     prepare([str(dialogues_path())], run.prepared, val_share=0.05)
     values = {
         **BASE_SETTINGS,
-        "model.path": str(blank),
+        "model.path": blank,
         "data.path": str(run.prepared),
         "train.output_dir": str(out),
+        "train.device": device,
     }
     console.say("从随机参数开始, 教一个小模型说话 (约一分钟; 它靠背, 所以没见过的话它不会)")
     return train(load_config(None, as_overrides(values)).config).output
+
+
+def unused_folder(wanted: Path) -> Path:
+    """``wanted``, or the first of ``wanted-2``, ``wanted-3`` ... that does not exist or is empty."""
+    folder, number = wanted, 2
+    while folder.exists() and any(folder.iterdir()):
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+        number += 1
+    return folder
 
 
 def persona_dialogues() -> Path:
@@ -61,7 +73,7 @@ def persona_dialogues() -> Path:
 
 
 def persona_questions() -> list[dict[str, Any]]:
-    """Questions for the comparison: ``{"prompt", "taught", "expected"}``; ``expected`` is None where none was taught."""
+    """Questions for the comparison: ``{"prompt", "taught", "expected"}``; None is expected where none was taught."""
     answers = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in _rows(persona_path())}
     return [{**row, "expected": answers.get(row["prompt"])} for row in _rows(persona_questions_path())]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hantune.config.schema import RunConfig
-from hantune.errors import ConfigError, DataError, ModelError
+from hantune.errors import DataError, ModelError
 from hantune.log import console, read_events
 from hantune.paths import RunFolder, free_run_folder, write_json
 
@@ -27,7 +27,10 @@ HUB_DIALOGUES = {"lccc-base", "lccc-large", "thu-coai/lccc-base", "thu-coai/lccc
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to tune on what. ``overrides`` are dotted configuration keys; they beat ``config_file`` (YAML)."""
+    """What to tune on what. ``dataset``: raw files or a PREPARED folder.
+
+    ``overrides`` are dotted configuration keys; they beat ``config_file`` (YAML).
+    """
 
     model: str
     dataset: str
@@ -37,7 +40,6 @@ class Job:
     max_samples: int | None = None
     max_turns: int | None = None
     val_share: float = 0.05
-    reuse_prepared: bool = False
     local_model: bool = False
 
 
@@ -72,7 +74,8 @@ def finetune(job: Job) -> JobResult:
     from hantune.report.page import write_report
     from hantune.train.run import train
 
-    _check_inputs(job)
+    check_dataset(job.dataset)
+    _check_model(job)
     run = free_run_folder(job.output)
     console.say("[1/5] 整理数据")
     prepared = _prepared_folder(job, run)
@@ -96,18 +99,27 @@ def default_output() -> Path:
     return Path(time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
 
 
-def _check_inputs(job: Job) -> None:
-    """Refuse at once what would only fail after minutes."""
-    from hantune.models.check import check_model
+def check_dataset(name: str) -> None:
+    """Refuse at once what would only fail after minutes.
 
-    dataset = Path(job.dataset).expanduser()
-    if not job.reuse_prepared and not dataset.exists() and job.dataset in HUB_DIALOGUES:
+    Raises: DataError ``source.hub-name``, ``source.missing``, ``source.wrong-type``.
+    """
+    from hantune.data.sources import expand
+
+    if not Path(name).expanduser().exists() and name.lower() in HUB_DIALOGUES:
         raise DataError(
             "source.hub-name",
-            f"{job.dataset} 是网上数据集的名字, 现在只能用本地文件",
+            f"{name} 是网上数据集的名字, 现在只能用本地文件",
             place="--dataset_name",
             hint="先下载 lccc_base_train.jsonl.gz, 再 --dataset_name lccc_base_train.jsonl.gz",
         )
+    expand(name)
+
+
+def _check_model(job: Job) -> None:
+    """Refuse a model folder that cannot be used before the data is prepared for it."""
+    from hantune.models.check import check_model
+
     if Path(job.model).expanduser().is_dir():
         check_model(Path(job.model).expanduser())
     elif job.local_model:
@@ -120,21 +132,13 @@ def _check_inputs(job: Job) -> None:
 
 
 def _prepared_folder(job: Job, run: RunFolder) -> Path:
-    """Prepare into the run, or take what an earlier job prepared (``--skip_data_prep``)."""
+    """Prepare into the run, or take the dataset as it is if it is PREPARED.
+
+    What a job that never came to train left in the run's folder is replaced.
+    """
     from hantune.data.prepare import prepare
     from hantune.data.prepared import is_prepared
 
-    if job.reuse_prepared:
-        candidates = [Path(job.dataset).expanduser(), RunFolder(job.output).prepared]
-        for candidate in candidates:
-            if is_prepared(candidate):
-                return candidate
-        raise ConfigError(
-            "finetune.nothing-prepared",
-            "要跳过整理, 但找不到整理好的数据",
-            place=str(candidates[-1]),
-            hint="去掉 --skip_data_prep, 或用 --output_dir 指向上次的文件夹",
-        )
     if is_prepared(Path(job.dataset).expanduser()):
         return Path(job.dataset).expanduser()
     manifest = prepare(
@@ -143,6 +147,7 @@ def _prepared_folder(job: Job, run: RunFolder) -> Path:
         max_samples=job.max_samples,
         max_turns=job.max_turns,
         val_share=job.val_share,
+        replace=True,
     )
     console.say(f"读入 {manifest['read']} 条, 训练 {manifest['train']} 条, 验证 {manifest['val']} 条")
     return run.prepared
@@ -177,6 +182,28 @@ def _held_out_dialogues(prepared: Path) -> list[Conversation]:
     data = open_prepared(prepared)
     part = "val" if data.count("val") else "train"
     return list(islice(data.conversations(part), EVALUATED_DIALOGUES))  # type: ignore[arg-type]
+
+
+def values_of(config_file: Path | None) -> dict[str, Any]:
+    """What a YAML configuration says itself (its preset included), by dotted key.
+
+    Raises: ConfigError of ``config.io``.
+    """
+    from hantune.config.io import DEFAULT, load_config
+
+    if config_file is None:
+        return {}
+    loaded = load_config(config_file)
+    values = loaded.config.model_dump()
+    keys = [key for key, origin in loaded.origins.items() if origin != DEFAULT]
+    return {key: values[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+
+
+def loss_line(training: TrainResult) -> list[str]:
+    """The held-out loss before and after, where something was held out."""
+    if training.loss_before is None or training.loss_after is None:
+        return []
+    return [f"验证损失  {training.loss_before:.3f} -> {training.loss_after:.3f}"]
 
 
 def merge_line(merge: dict[str, Any] | None) -> str:

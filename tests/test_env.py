@@ -1,0 +1,53 @@
+"""The environment variables that hantune honours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hantune.env import environment, quiet_libraries
+
+NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE")
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_any_of_them_there_are_defaults() -> None:
+    found = environment()
+    assert (found.no_color, found.dumb_terminal, found.offline) == (False, False, False)
+    assert found.home == Path.home() / ".cache" / "hantune"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("NO_COLOR", "1", "no_color", True),
+        ("NO_COLOR", "", "no_color", False),
+        ("TERM", "dumb", "dumb_terminal", True),
+        ("TERM", "xterm", "dumb_terminal", False),
+        ("CI", "true", "dumb_terminal", True),
+        ("HANTUNE_HOME", "盘/汉调", "home", Path("盘/汉调")),
+        ("HF_HUB_OFFLINE", "1", "offline", True),
+        ("HF_HUB_OFFLINE", "0", "offline", False),
+    ],
+)
+def test_each_is_read_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str, expected: object
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(environment(), field) == expected
+
+
+def test_libraries_are_quiet_unless_the_user_wants_them_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    quiet_libraries()
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")

@@ -1,0 +1,61 @@
+"""What a run will do is counted before it does it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hantune.config.schema import EvalSection, RunConfig, TrainSection
+from hantune.train.plan import TIMES_PER_RUN, Plan, make_plan
+
+
+def plan_of(num_samples: int = 100, can_pack: bool = True, every: int | None = None, **train: object) -> Plan:
+    config = RunConfig(train=TrainSection.model_validate(train), eval=EvalSection(every_steps=every))
+    return make_plan(config, num_samples=num_samples, num_val=7, can_pack=can_pack)
+
+
+@given(
+    st.integers(1, 500), st.integers(1, 9), st.integers(1, 9), st.floats(0.01, 4), st.none() | st.integers(1, 50)
+)
+def test_counts_fit_together(samples: int, batch: int, accumulation: int, epochs: float, limit: int | None) -> None:
+    plan = plan_of(
+        samples, batch_size=batch, accumulation_steps=accumulation, epochs=epochs, max_steps=limit
+    )
+    assert plan.samples_per_step == batch * accumulation
+    assert (plan.steps_per_epoch - 1) * plan.samples_per_step < samples <= plan.steps_per_epoch * plan.samples_per_step
+    assert 1 <= plan.total_steps <= (limit or math.inf)
+    assert plan.total_steps <= max(1, math.ceil(plan.steps_per_epoch * epochs))
+    assert math.ceil(plan.total_steps / plan.eval_every) <= TIMES_PER_RUN
+    assert plan.eval_every == plan.save_every
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [({"epochs": 3}, 39), ({"epochs": 0.5}, 7), ({"epochs": 3, "max_steps": 5}, 5), ({"max_steps": 10_000}, 39)],
+)
+def test_epochs_may_be_a_fraction_and_max_steps_is_a_limit(settings: dict[str, float], steps: int) -> None:
+    assert plan_of(**settings).total_steps == steps
+
+
+def test_what_the_configuration_says_is_taken() -> None:
+    plan = plan_of(every=4, save_every_steps=9)
+    assert (plan.eval_every, plan.save_every, plan.num_val) == (4, 9, 7)
+
+
+@pytest.mark.parametrize(
+    ("asked", "can_pack", "layout", "reason"),
+    [
+        ("packed", True, "packed", "指定"),
+        ("packed", False, "sorted", "BLOOM"),
+        ("sorted", True, "sorted", "指定"),
+        ("auto", True, "sorted", "补齐"),
+    ],
+)
+def test_the_layout_comes_with_its_reason(asked: str, can_pack: bool, layout: str, reason: str) -> None:
+    plan = plan_of(can_pack=can_pack, batching=asked)
+    assert plan.layout == layout
+    assert reason in plan.layout_reason
+    assert plan.as_dict()["layout_reason"] == plan.layout_reason

@@ -1,0 +1,406 @@
+"""One run from configuration to adapter: what it writes, repeats, resumes and refuses."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from hantune.assets import tokenizer_path
+from hantune.config.io import load_config
+from hantune.config.schema import RunConfig
+from hantune.data.types import Message
+from hantune.errors import ConfigError, HantuneError, MachineError, ModelError, RefusedError, RunError, TrainError
+from hantune.infer.engine import open_engine
+from hantune.infer.sample import SamplingParams
+from hantune.log import read_events
+from hantune.paths import RunFolder
+from hantune.train import checkpoint as checkpoints
+from hantune.train import run as run_module
+from hantune.train.optim import learning_rate_at
+from hantune.train.run import TrainResult, dry_run, flat, resume, train
+from hantune.train.watch import Watch
+from tests.data.mutants import ForgetsTerminator
+from tests.runs import folder_bytes, small_config, story, write_chats
+
+PROBES = ["你好", "你是谁?"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """The run that most tests look at."""
+
+    config: RunConfig
+    result: TrainResult
+
+    @property
+    def run(self) -> RunFolder:
+        return self.result.run
+
+    def plan(self) -> dict[str, Any]:
+        return dict(json.loads(self.run.plan.read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def done(tiny_llama_folder: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Three passes over the data with dropout and accumulation, evaluated and saved on the way. Read only."""
+    config = small_config(
+        tiny_llama_folder, prepared, tmp_path_factory.mktemp("runs") / "一次",
+        train__max_steps=None, train__epochs=3, train__accumulation_steps=2, train__save_every_steps=2,
+        train__keep_checkpoints=2, eval__every_steps=3, eval__probes=PROBES, adapter__dropout=0.1,
+    )  # fmt: skip
+    return Done(config, train(config))
+
+
+def code_of(error: type[HantuneError], action: Callable[[], Any]) -> str:
+    with pytest.raises(error) as caught:
+        action()
+    return caught.value.code
+
+
+# ---- what a run writes ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_its_files(done: Done) -> None:
+    names = {path.name for path in done.run.root.iterdir()}
+    assert names == {
+        ".lock", "config.yaml", "env.json", "plan.json", "events.jsonl", "samples.jsonl", "mask_sample.json",
+        "checkpoints", "adapter",
+    }  # fmt: skip
+    assert done.run.is_run
+    assert done.result.output == done.run.adapter
+
+
+def test_the_written_configuration_is_the_one_that_ran(done: Done) -> None:
+    assert load_config(done.run.config).config == done.config
+
+
+def test_the_environment_tells_versions_and_nobodys_name(done: Done) -> None:
+    text = done.run.env.read_text(encoding="utf-8")
+    assert json.loads(text)["versions"]["torch"] == torch.__version__
+    assert not {getpass.getuser(), platform.node()} & set(re.findall(r"[\w-]+", text))
+    for written in (text, (done.run.adapter / "hantune.json").read_text(encoding="utf-8")):
+        assert str(Path.home()) + "/" not in written
+        assert str(done.run.root.parent) not in written
+
+
+def test_the_plan_is_what_happened(done: Done) -> None:
+    plan = done.plan()
+    steps = read_events(done.run.events, "step")
+    assert [event["step"] for event in steps] == list(range(1, plan["total_steps"] + 1))
+    assert plan["total_steps"] == 3 * plan["steps_per_epoch"] == done.result.steps
+    for epoch in range(3):
+        of_epoch = steps[epoch * plan["steps_per_epoch"] : (epoch + 1) * plan["steps_per_epoch"]]
+        assert sum(event["tokens"] for event in of_epoch) == plan["tokens"], "every sample once an epoch"
+    assert plan["parameters"]["learned"] == sum(
+        tensor.numel() for tensor in load_file(done.run.adapter / "adapter_model.safetensors").values()
+    )
+    assert plan["precision"]["reason"]
+    assert (plan["device"], plan["threads"], plan["template"]) == ("cpu", 1, "llama2")
+
+
+def test_events_tell_every_step_evaluation_and_checkpoint(done: Done) -> None:
+    plan, events = done.plan(), read_events(done.run.events)
+    last = plan["total_steps"]
+    assert (events[0]["event"], events[-1]["event"]) == ("start", "end")
+    assert (events[-1]["step"], events[-1]["reason"]) == (last, "done")
+    assert events[-1]["tokens_per_second"] > 0
+    for event in read_events(done.run.events, "step"):
+        assert event["learning_rate"] == learning_rate_at(event["step"] - 1, last, done.config.train)
+        assert 0 < event["supervised"] < event["tokens"]
+        assert event["grad_norm"] > 0
+    evaluated = [event["step"] for event in read_events(done.run.events, "eval")]
+    assert evaluated == sorted({0, *range(3, last, 3), last})
+    saved = {event["step"] for event in read_events(done.run.events, "checkpoint")}
+    assert saved >= {*range(2, last, 2), last}
+    assert done.result.loss_after is not None
+    assert done.result.loss_before is not None
+    assert done.result.loss_after < done.result.loss_before - 0.2, "training lowers the held-out loss"
+
+
+def test_the_probes_are_asked_at_each_evaluation(done: Done) -> None:
+    asked = [(line["step"], line["prompt"]) for line in read_events(done.run.samples)]
+    evaluated = [event["step"] for event in read_events(done.run.events, "eval")]
+    assert asked == [(step, prompt) for step in evaluated for prompt in PROBES]
+    assert all(line["finish_reason"] in {"stop", "length"} for line in read_events(done.run.samples))
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(done: Done) -> None:
+    saved = sorted(event["step"] for event in read_events(done.run.events, "checkpoint"))
+    kept = {path.name for path in done.run.checkpoints.iterdir()} - {"last", "best"}
+    assert kept == {f"step-{step:06d}" for step in {*saved[-2:], done.result.best_step}}
+    newest, best = checkpoints.newest_checkpoint(done.run), checkpoints.best_checkpoint(done.run)
+    assert newest is not None
+    assert best is not None
+    assert (newest.step, best.step) == (done.result.steps, done.result.best_step)
+
+
+def test_the_mask_sample_shows_what_is_learned(done: Done) -> None:
+    shown = json.loads((done.run.root / "mask_sample.json").read_bytes())
+    learned = "".join(token["text"] for token in shown["tokens"] if token["learn"])
+    assert learned.strip()
+    assert "[INST]" not in learned
+    assert "[INST]" in "".join(token["text"] for token in shown["tokens"])
+    assert re.search(r":\d+$", shown["source"])
+
+
+def test_the_run_answers_under_its_own_template(done: Done) -> None:
+    engine = open_engine(done.run.root, device="cpu")
+    assert engine.template.name == "llama2"
+    assert engine.answer([Message(role="user", text="你好")], SamplingParams(max_tokens=3)).ids
+
+
+def test_trackers_get_plain_dotted_names(done: Done) -> None:
+    values = flat(done.config)
+    assert values["train.batch_size"] == 4
+    assert all(isinstance(value, (int, float, str)) for value in values.values())
+
+
+# ---- repeating and resuming -----------------------------------------------------------------------------------------
+
+
+def test_the_written_configuration_repeats_the_run_in_a_new_folder(done: Done) -> None:
+    again = train(load_config(done.run.config).config)
+    assert again.run.root == done.run.root.with_name("一次-2")
+    assert folder_bytes(again.run.adapter) == folder_bytes(done.run.adapter)
+    assert story(again.run) == story(done.run)
+
+
+def test_resuming_a_finished_run_changes_nothing(done: Done, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "copy")
+    shutil.copytree(done.run.root, run.root)
+    before = folder_bytes(run.root)
+    result = resume(run.root)
+    after = folder_bytes(run.root)
+    moved = {name for name in before if before[name] != after.get(name)}
+    assert moved <= {"events.jsonl", ".lock"}
+    assert before.keys() == after.keys()
+    assert story(run) == story(done.run)
+    assert result.steps == done.result.steps
+    first, second = (read_events(each.events, "end")[-1] for each in (done.run, run))
+    assert {**first, "time": 0} == {**second, "time": 0}, "the speed is that of the whole run"
+
+
+def test_another_dataset_base_or_folder_is_not_resumed(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    model, data = tmp_path / "model", tmp_path / "data"
+    shutil.copytree(tiny_llama_folder, model)
+    shutil.copytree(prepared, data)
+    run = train(small_config(model, data, tmp_path / "run", train__max_steps=1)).run
+    shutil.copytree(data, tmp_path / "kept")
+    shutil.rmtree(data)
+    from hantune.data.prepare import prepare
+
+    prepare([str(write_chats(tmp_path / "other.jsonl", 20))], data)
+    with pytest.raises(ConfigError, match="data") as caught:
+        resume(run.root)
+    assert (caught.value.code, caught.value.exit_code) == ("run.changed", 2)
+    shutil.rmtree(data)
+    (tmp_path / "kept").rename(data)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ConfigError, match="model"):
+        resume(run.root)
+    assert code_of(RunError, lambda: resume(tmp_path)) == "run.not-a-run"
+
+
+def test_threads_and_precision_are_those_the_run_began_with(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train__threads": 2, "train__precision": "bf16", "train__max_steps": 1}
+    run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run", **settings)).run
+    plan = json.loads(run.plan.read_bytes())
+    assert (plan["threads"], plan["precision"]["name"], plan["precision"]["weights"]) == (2, "bf16", "bfloat16")
+    text = run.config.read_text(encoding="utf-8").replace("precision: bf16", "precision: auto")
+    run.config.write_text(text.replace("threads: 2", "threads: null"), encoding="utf-8")
+    asked: list[str] = []
+    choose = run_module.choose_precision
+    monkeypatch.setattr(
+        run_module, "choose_precision", lambda name, *rest, **named: asked.append(name) or choose(name, *rest, **named)
+    )
+    torch.set_num_threads(1)
+    try:
+        resume(run.root)
+        assert (torch.get_num_threads(), asked) == (2, ["bf16"])
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("failing", ["weights", "rng"])
+def test_a_full_disk_in_a_save_costs_nothing_that_was_saved(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """safetensors raises its own error, with the system's number in its text only."""
+    calls: list[str] = []
+
+    def save(tensors: Any, path: Path) -> None:
+        calls.append(path.stem)
+        if calls.count(failing) == 3 and path.stem == failing:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        write(tensors, path)
+
+    write = checkpoints.save_file
+    section = done.config.train.model_copy(update={"output_dir": str(tmp_path / "run")})
+    run = RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", save)
+        code = code_of(MachineError, lambda: train(done.config.model_copy(update={"train": section})))
+    assert code == "machine.disk-full"
+    kept = checkpoints.newest_checkpoint(run)
+    assert kept is not None
+    assert kept.step == read_events(run.events, "checkpoint")[-2]["step"]
+    assert not list(run.checkpoints.glob(".tmp-*"))
+    resume(run.root)
+    assert folder_bytes(run.adapter) == folder_bytes(done.run.adapter)
+    assert story(run) == story(done.run)
+
+
+# ---- what configuration does ----------------------------------------------------------------------------------------
+
+
+def test_a_raw_file_is_prepared_into_the_run(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    raw = write_chats(tmp_path / "raw.jsonl", 30)
+    config = small_config(tiny_llama_folder, raw, tmp_path / "run", data__val_share=0.3)
+    run = train(config).run
+    manifest = json.loads((run.prepared / "manifest.json").read_bytes())
+    assert manifest["sources"][0]["path"] == "raw.jsonl"
+    assert manifest["train"] == json.loads(run.plan.read_bytes())["num_samples"]
+    assert manifest["val"] > 0
+    raw.unlink()
+    assert resume(run.root).steps == 2, "the run has its own copy"
+
+
+def test_final_best_takes_the_weights_of_the_lowest_loss(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {0: 9.0, 1: 5.0, 2: 1.0, 3: 4.0}
+    monkeypatch.setattr(Watch, "_measure", lambda self, step: losses[step])
+    settings = {"train__max_steps": 3, "eval__every_steps": 1}
+    finals = {
+        final: train(small_config(tiny_llama_folder, prepared, tmp_path / final, train__final=final, **settings))
+        for final in ("best", "last")
+    }
+    for final, step in (("best", 2), ("last", 3)):
+        result = finals[final]
+        assert result.best_step == 2
+        saved = load_file(result.run.checkpoints / f"step-{step:06d}" / "weights.safetensors")
+        adapter = load_file(result.run.adapter / "adapter_model.safetensors")
+        assert {name.replace(".default.", "."): tensor.tolist() for name, tensor in saved.items()} == {
+            name: tensor.tolist() for name, tensor in adapter.items()
+        }
+
+
+def test_full_training_writes_a_model_that_chats(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    config = small_config(tiny_llama_folder, prepared, tmp_path / "run", adapter__kind="none")
+    result = train(config)
+    assert result.output == result.run.model
+    plan = json.loads(result.run.plan.read_bytes())
+    assert plan["parameters"]["learned"] == plan["parameters"]["total"]
+    engine = open_engine(result.run.root, device="cpu")
+    assert engine.answer([Message(role="user", text="你好")], SamplingParams(max_tokens=3)).ids
+    assert (result.run.model / "model.safetensors").read_bytes() != (tiny_llama_folder / "model.safetensors").read_bytes()
+
+
+def test_rslora_reaches_the_adapter_and_the_sums(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    runs = {
+        use: train(small_config(tiny_llama_folder, prepared, tmp_path / str(use), adapter__use_rslora=use)).run
+        for use in (False, True)
+    }
+    assert json.loads((runs[True].adapter / "adapter_config.json").read_bytes())["use_rslora"] is True
+    first, second = (read_events(runs[use].events, "step")[0]["grad_norm"] for use in (False, True))
+    assert second == pytest.approx(first * 2, rel=1e-3), "alpha / sqrt(4) is twice alpha / 4"
+
+
+def test_bloom_is_sorted_where_packing_was_asked_for(tiny_bloom_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    config = small_config(tiny_bloom_folder, prepared, tmp_path / "run", train__batching="packed")
+    plan = json.loads(train(config).run.plan.read_bytes())
+    assert plan["layout"] == "sorted"
+    assert "BLOOM" in plan["layout_reason"]
+
+
+def test_a_broken_tracker_stops_no_run(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import tracking
+
+    class Broken:
+        requires_logging_directory = False
+
+        def __init__(self, name: str) -> None:
+            raise SystemExit("not logged in")
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Broken)
+    config = small_config(tiny_llama_folder, prepared, tmp_path / "run", log__trackers=["wandb"])
+    assert train(config).steps == 2
+
+
+def test_a_dry_run_plans_and_leaves_nothing(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = done.config.train.model_copy(update={"output_dir": str(tmp_path / "run")})
+    (tmp_path / "scratch").mkdir()
+    plan = dry_run(done.config.model_copy(update={"train": section}), tmp_path / "scratch")
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+    assert not list((tmp_path / "scratch").iterdir())
+    assert {**plan, "check": 0, "fingerprints": 0} == {**done.plan(), "check": 0, "fingerprints": 0}
+    assert plan["check"]["kept"] == plan["num_samples"]
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_mask_does_not_start(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(tiny_llama_folder, prepared, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("hantune.data.templates.get_template", lambda *_, **__: ForgetsTerminator(name="llama2"))
+        with pytest.raises(RefusedError) as caught:
+            train(config)
+    assert (caught.value.code, caught.value.exit_code) == ("mask.terminator-not-learned", 3)
+    assert re.search(r"chats\.jsonl:\d+", str(caught.value.place))
+    assert not RunFolder(tmp_path / "run").is_run
+    assert train(config).run.root == tmp_path / "run", "the mended run takes the folder"
+
+
+def test_two_runs_never_share_a_folder(done: Done, tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    config = small_config(tiny_llama_folder, prepared, tmp_path / "run")
+    with RunFolder(tmp_path / "run").lock():
+        assert code_of(RunError, lambda: train(config)) == "run.in-use"
+    with done.run.lock():
+        assert code_of(RunError, lambda: resume(done.run.root)) == "run.in-use"
+
+
+def test_an_adapter_that_did_not_move_is_no_success(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train.learning_rate"):
+        small_config(tiny_llama_folder, prepared, tmp_path / "run", train__learning_rate=0)
+    config = small_config(tiny_llama_folder, prepared, tmp_path / "run", train__learning_rate=1e-60)
+    assert code_of(TrainError, lambda: train(config)) == "adapter.not-saved"
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    config = small_config(tiny_llama_folder, prepared, tmp_path / "run", model__tokenizer=str(tokenizer_path()))
+    assert code_of(ModelError, lambda: train(config)) == "model.vocab-too-small"
+
+
+def test_foreign_weights_are_not_resumed(done: Done, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "copy")
+    shutil.copytree(done.run.root, run.root)
+    text = run.config.read_text(encoding="utf-8")
+    run.config.write_text(text.replace("rank: 4", "rank: 2"), encoding="utf-8")
+    assert code_of(RunError, lambda: resume(run.root)) == "run.checkpoint-foreign"

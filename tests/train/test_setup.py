@@ -1,0 +1,90 @@
+"""What a run needs before its first step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hantune.data.prepare import prepare
+from hantune.errors import ConfigError, DataError, ModelError, RefusedError
+from hantune.log import console
+from hantune.paths import RunFolder
+from hantune.train.setup import check_same_material, fingerprints, open_material, open_or_prepare, write_mask_sample
+from tests.runs import small_config, write_chats
+
+
+def test_material_is_what_the_configuration_asks_for(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    settings = {"data__max_samples": 10, "data__max_turns": 1, "eval__max_samples": 3, "template__system": "请简短。"}
+    material = open_material(small_config(tiny_llama_folder, prepared, run.root, **settings), run)
+    assert (len(material.train), len(material.val)) == (10, 3)
+    shown = [material.encoder.decode(list(material.train[number].ids)) for number in range(10)]
+    assert all("请简短。" in text for text in shown)
+    assert all(text.count("[INST]") == 1 for text in shown)
+    assert material.check.kept == 24, "the check looks at all training data"
+    assert not run.root.exists(), "prepared data need no folder"
+
+
+def test_the_model_is_looked_at_before_the_data(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ModelError) as caught:
+        open_material(small_config(tmp_path / "model", tmp_path / "no-such.jsonl", run.root), run)
+    assert caught.value.code == "model.no-weights"
+    assert not run.root.exists()
+
+
+def test_what_an_attempt_left_is_not_taken_for_other_data(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    """The source was mended between two attempts: the second must not train on what the first prepared (trap A6)."""
+    run, raw = RunFolder(tmp_path / "run"), tmp_path / "chats.jsonl"
+    config = small_config(tiny_llama_folder, raw, run.root, data__val_share=0)
+    write_chats(raw, 8)
+    first = open_or_prepare(config, run)
+    assert open_or_prepare(config, run).fingerprint == first.fingerprint
+    write_chats(raw, 12)
+    second = open_or_prepare(config, run)
+    assert (first.count("train"), second.count("train")) == (8, 12)
+    run.config.touch()
+    run.events.touch()
+    write_chats(raw, 16)
+    assert open_or_prepare(config, run).count("train") == 12, "a run that has begun keeps its data"
+
+
+def test_data_without_a_training_sample_are_refused(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    chats = write_chats(tmp_path / "chats.jsonl", 8)
+    prepare([str(chats)], tmp_path / "all-val", val_share=0.99)
+    config = small_config(tiny_llama_folder, tmp_path / "all-val", tmp_path / "run")
+    with pytest.raises(DataError) as caught:
+        open_material(config, RunFolder(tmp_path / "run"))
+    assert (caught.value.code, caught.value.place) == ("data.nothing-left", "data.path")
+    prepare([str(chats)], tmp_path / "long", val_share=0)
+    config = small_config(tiny_llama_folder, tmp_path / "long", tmp_path / "run", data__max_tokens=8)
+    with pytest.raises(RefusedError, match="tokens.nothing-left"):
+        open_material(config, RunFolder(tmp_path / "run"))
+
+
+def test_only_the_same_material_goes_on(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    material = open_material(small_config(tiny_llama_folder, prepared, run.root), run)
+    found = fingerprints(material)
+    assert set(found) == {"model", "data", "tokenizer", "template"}
+    check_same_material(material, found, run)
+    for name in found:
+        with pytest.raises(ConfigError, match=name) as caught:
+            check_same_material(material, {**found, name: "other"}, run)
+        assert caught.value.code == "run.changed"
+    other = open_material(small_config(tiny_llama_folder, prepared, run.root, template__name="belle"), run)
+    assert fingerprints(other)["template"] != found["template"]
+
+
+def test_warnings_of_the_check_reach_the_user(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    console.warnings.clear()
+    run = RunFolder(tmp_path / "run")
+    material = open_material(small_config(tiny_llama_folder, prepared, run.root, data__max_tokens=40), run)
+    assert material.check.warnings == console.warnings
+    assert 0 < len(material.train) < 24
+    write_mask_sample(material, run)
+    tokens = json.loads((run.root / "mask_sample.json").read_bytes())["tokens"]
+    assert {token["learn"] for token in tokens} == {True, False}
