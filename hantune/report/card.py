@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hantune import __version__
-from hantune.paths import RunFolder
+from hantune.paths import RunFolder, write_file
 from hantune.report.data import RunData, inside, read_run
 from hantune.report.verdict import base_name, hub_id, verdict, what_was_done
 from hantune.report.words import HELD_OUT, count, dropped_reason, measure_of, measure_rank, measure_text
@@ -142,3 +143,14 @@ def _plain(text: str) -> str:
 def _yaml(text: str) -> str:
     """A plain scalar, or a quoted one where a character could mean something."""
     return text if re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "''") + "'"
+
+
+def write_cards(run: RunFolder) -> list[Path]:
+    """README.md beside the adapter, the fully trained model and the merged model, where the run has them."""
+    folders = [(run.adapter, False), (run.model, True), (run.merged, True)]
+    written = []
+    for folder, merged in folders:
+        if folder.is_dir():
+            write_file(folder / "README.md", model_card(run, merged=merged))
+            written.append(folder / "README.md")
+    return written

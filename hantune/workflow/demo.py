@@ -17,7 +17,7 @@ from hantune.workflow.embedded import (
     teach_base,
     unused_folder,
 )
-from hantune.workflow.finetune import Job, JobResult, finetune, loss_line, merge_line, values_of
+from hantune.workflow.finetune import ANSWER_TOKENS, Job, JobResult, finetune, loss_line, merge_line, values_of
 
 PERSONA = "persona"
 """The run's folder inside a demo's."""
@@ -63,7 +63,7 @@ def compare(base: str, tuned: str, questions: Sequence[dict[str, Any]]) -> list[
     from hantune.infer.sample import SamplingParams
 
     asked = [[Message(role="user", text=question["prompt"])] for question in questions]
-    params = SamplingParams(max_tokens=48)
+    params = SamplingParams(max_tokens=ANSWER_TOKENS)
     answers = [open_engine(model, device="cpu").answer_many(asked, params) for model in (base, tuned)]
     return [
         {**question, "before": before.text, "after": after.text, "finish_reason": after.finish_reason}

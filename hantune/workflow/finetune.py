@@ -71,6 +71,7 @@ def finetune(job: Job) -> JobResult:
     Raises: DataError, ModelError, RefusedError, TrainError; what was finished stays on disk.
     """
     from hantune.models.merge import merge
+    from hantune.report.card import write_cards
     from hantune.report.page import write_report
     from hantune.train.run import train
 
@@ -91,6 +92,7 @@ def finetune(job: Job) -> JobResult:
         merged = merge(run.adapter, run.merged)
     console.say("[5/5] 写报告")
     report = write_report(run)
+    write_cards(run)
     return JobResult(training=training, evaluation=evaluation, merge=merged, report=report)
 
 

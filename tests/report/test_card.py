@@ -7,7 +7,7 @@ import json
 from ruamel.yaml import YAML
 
 from hantune.paths import RunFolder
-from hantune.report.card import model_card
+from hantune.report.card import model_card, write_cards
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -72,3 +72,11 @@ def test_a_run_with_nothing_but_a_configuration_has_a_card(run: RunFolder) -> No
 
 def test_the_same_run_gives_the_same_card(run: RunFolder) -> None:
     assert model_card(run) == model_card(run)
+
+
+def test_cards_lie_beside_what_the_run_has(run: RunFolder) -> None:
+    run.merged.mkdir(exist_ok=True)
+    run.adapter.mkdir(exist_ok=True)
+    assert write_cards(run) == [run.adapter / "README.md", run.merged / "README.md"]
+    assert "library_name: peft" in (run.adapter / "README.md").read_text(encoding="utf-8")
+    assert "library_name" not in (run.merged / "README.md").read_text(encoding="utf-8")

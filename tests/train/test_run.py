@@ -218,23 +218,21 @@ def test_another_dataset_base_or_folder_is_not_resumed(tiny_llama_folder: Path, 
 def test_threads_and_precision_are_those_the_run_began_with(
     tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"train__threads": 2, "train__precision": "bf16", "train__max_steps": 1}
+    settings = {"train__precision": "bf16", "train__max_steps": 1}
     run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run", **settings)).run
     plan = json.loads(run.plan.read_bytes())
-    assert (plan["threads"], plan["precision"]["name"], plan["precision"]["weights"]) == (2, "bf16", "bfloat16")
+    assert (plan["threads"], plan["precision"]["name"], plan["precision"]["weights"]) == (1, "bf16", "bfloat16")
     text = run.config.read_text(encoding="utf-8").replace("precision: bf16", "precision: auto")
-    run.config.write_text(text.replace("threads: 2", "threads: null"), encoding="utf-8")
+    run.config.write_text(text.replace("threads: 1", "threads: null"), encoding="utf-8")
     asked: list[str] = []
     choose = run_module.choose_precision
     monkeypatch.setattr(
         run_module, "choose_precision", lambda name, *rest, **named: asked.append(name) or choose(name, *rest, **named)
     )
-    torch.set_num_threads(1)
-    try:
-        resume(run.root)
-        assert (torch.get_num_threads(), asked) == (2, ["bf16"])
-    finally:
-        torch.set_num_threads(1)
+    monkeypatch.setattr(run_module, "DEFAULT_THREADS", 2)
+    torch.set_num_threads(2)
+    resume(run.root)
+    assert (torch.get_num_threads(), asked) == (1, ["bf16"])
 
 
 @pytest.mark.parametrize("failing", ["weights", "rng"])
@@ -309,7 +307,8 @@ def test_full_training_writes_a_model_that_chats(tiny_llama_folder: Path, prepar
     assert plan["parameters"]["learned"] == plan["parameters"]["total"]
     engine = open_engine(result.run.root, device="cpu")
     assert engine.answer([Message(role="user", text="你好")], SamplingParams(max_tokens=3)).ids
-    assert (result.run.model / "model.safetensors").read_bytes() != (tiny_llama_folder / "model.safetensors").read_bytes()
+    before, after = (folder / "model.safetensors" for folder in (tiny_llama_folder, result.run.model))
+    assert before.read_bytes() != after.read_bytes()
 
 
 def test_rslora_reaches_the_adapter_and_the_sums(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:

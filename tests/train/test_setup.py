@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_what_an_attempt_left_is_not_taken_for_other_data(tiny_llama_folder: Pat
 
 def test_data_without_a_training_sample_are_refused(tiny_llama_folder: Path, tmp_path: Path) -> None:
     chats = write_chats(tmp_path / "chats.jsonl", 8)
-    prepare([str(chats)], tmp_path / "all-val", val_share=0.99)
+    prepare([str(chats)], tmp_path / "all-val", val=[str(chats)])
     config = small_config(tiny_llama_folder, tmp_path / "all-val", tmp_path / "run")
     with pytest.raises(DataError) as caught:
         open_material(config, RunFolder(tmp_path / "run"))
@@ -80,11 +81,15 @@ def test_only_the_same_material_goes_on(tiny_llama_folder: Path, prepared: Path,
 
 
 def test_warnings_of_the_check_reach_the_user(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    """Another template than the model's own is refused, and only warned about when it is named."""
+    model, run = tmp_path / "model", RunFolder(tmp_path / "run")
+    shutil.copytree(tiny_llama_folder, model)
+    jinja = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    (model / "chat_template.jinja").write_text(jinja, encoding="utf-8")
     console.warnings.clear()
-    run = RunFolder(tmp_path / "run")
-    material = open_material(small_config(tiny_llama_folder, prepared, run.root, data__max_tokens=40), run)
+    material = open_material(small_config(model, prepared, run.root, template__name="belle"), run)
     assert material.check.warnings == console.warnings
-    assert 0 < len(material.train) < 24
+    assert any("template.mismatch" in warning for warning in console.warnings)
     write_mask_sample(material, run)
     tokens = json.loads((run.root / "mask_sample.json").read_bytes())["tokens"]
     assert {token["learn"] for token in tokens} == {True, False}
