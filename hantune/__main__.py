@@ -1,7 +1,20 @@
-"""``python -m hantune``."""
+"""``python -m hantune`` and the command ``hantune``."""
 
+import signal
 import sys
 
-from hantune.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """The exit code of the command line. Ctrl-C while Python still imports ends without a traceback."""
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_default:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from hantune.cli import main as run
+
+    if is_default:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,6 +31,21 @@ class Console:
         self.debug = False
         self.warnings: list[str] = []
         self._bar_drawn = False
+        self._copy: TextIO | None = None
+
+    @contextlib.contextmanager
+    def copied_to(self, path: Path) -> Iterator[None]:
+        """Append every line (no bars) to ``path`` as well, also under ``--quiet``: ``log.txt`` of a run."""
+        with path.open("a", encoding="utf-8", errors="replace") as self._copy:
+            try:
+                yield
+            finally:
+                self._copy = None
+
+    def _note(self, line: str) -> None:
+        if self._copy is not None:
+            self._copy.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+            self._copy.flush()
 
     @property
     def stream(self) -> TextIO:
@@ -44,12 +59,14 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """One line of progress; silent under ``--quiet``."""
+        self._note(text)
         if not self.quiet:
             self._write(text + "\n")
 
     def warn(self, text: str) -> None:
         """A line that also enters ``warnings`` of ``--json`` output, shown even under ``--quiet``."""
         self.warnings.append(text)
+        self._note(f"! {text}")
         self._write(f"! {text}\n")
 
     def _write(self, text: str) -> None:

@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hantune.errors import MachineError, RunError
+from hantune.errors import HantuneError, MachineError, RunError
 
 TEMPORARY = ".tmp-"
 """Prefix of names that are not finished; whoever finds one may delete it."""
@@ -45,6 +46,10 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.root / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
 
     @property
     def samples(self) -> Path:
@@ -89,9 +94,10 @@ class RunFolder:
 
         Raises: RunError ``run.in-use`` when another live process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / ".lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _try_lock(handle):
                 holder = path.read_text(encoding="utf-8").strip() or "另一个进程"
@@ -99,13 +105,34 @@ class RunFolder:
                     "run.in-use",
                     f"这个运行文件夹正被占用: {holder}",
                     place=str(self.root),
-                    hint="等它结束, 或者换一个文件夹: train.output_dir=runs/另一个名字",
+                    hint="等它结束, 或者换一个文件夹 (训练: train.output_dir=runs/另一个名字; 其他命令: --out)",
                 )
-            os.ftruncate(handle, 0)
-            os.write(handle, f"进程 {os.getpid()} @ {platform.node()}".encode())
+            with disk_errors(self.root):
+                os.ftruncate(handle, 0)
+                os.write(handle, f"进程 {os.getpid()} @ {platform.node()}".encode())
             yield
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold one growing file alone; it is made if it is not there.
+
+    Raises: RunError ``run.in-use`` when another live process holds it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _try_lock(handle) or not path.exists():
+            raise RunError(
+                "run.in-use",
+                "另一个进程正在写这个文件",
+                place=str(path),
+                hint="等它结束再运行同一条命令, 或者换一个 --output",
+            )
+        yield
+    finally:
+        os.close(handle)
 
 
 def _try_lock(handle: int) -> bool:
@@ -153,20 +180,60 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into ``machine.disk-full`` and a refused write into ``machine.no-write``."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing(path)).free
-            raise MachineError(
-                "machine.disk-full",
-                f"磁盘满了: 只剩 {free / 2**20:.0f} MB. 没写完的部分已删掉, 之前的结果都还在",
-                place=str(path),
-                hint="腾出空间后再运行同一条命令 (训练用 hantune resume 接着练)",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise MachineError(
-                "machine.no-write", "这里没有写入权限", place=str(path), hint="换一个自己能写的文件夹"
-            ) from error
-        raise
+    except Exception as error:
+        problem = None if isinstance(error, HantuneError) else file_problem(error, path)
+        if problem is None:
+            raise
+        raise problem from error
+
+
+REFUSALS = {
+    errno.EACCES: "这里没有权限读写",
+    errno.EPERM: "这里没有权限读写",
+    errno.EROFS: "这里是只读的",
+    errno.ENOTDIR: "路径中间有一段是文件, 不是文件夹",
+    errno.EEXIST: "这个名字已经是一个文件",
+    errno.EISDIR: "这是一个文件夹, 不是文件",
+    errno.ENAMETOOLONG: "名字太长",
+}
+"""Why the system refuses a path."""
+
+
+def file_problem(error: Exception, path: Path | None = None) -> MachineError | None:
+    """What a full disk or a refused access is called, else None. ``path``: where, if the error does not say it."""
+    number = _system_error(error)
+    place = path or Path(getattr(error, "filename", None) or ".")
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(
+            "machine.disk-full",
+            f"磁盘满了: 只剩 {shutil.disk_usage(_existing(place)).free / 2**20:.0f} MB. "
+            "没写完的部分已删掉, 之前的结果都还在",
+            place=str(place),
+            hint="腾出空间后再运行同一条命令 (训练用 hantune resume 接着练)",
+        )
+    why = REFUSALS.get(number or 0)
+    if number == errno.ENOENT and path is not None and not path.parent.exists():
+        why = "这里不能新建文件夹"  # /proc and its like say "no such file" to whoever makes one
+    if why is None:
+        return None
+    hint = f"看看它是什么: ls -ld {quoted(place)}; 或者换一个自己能读写的文件夹"
+    return MachineError("machine.no-write", why, place=str(place), hint=hint)
+
+
+def quoted(path: Path | str) -> str:
+    """A path as it can be typed in a shell: in quotes where it holds blanks or signs that a shell would read."""
+    text = str(path)
+    if re.fullmatch(r"[\w@%+=:,./~-]+", text):  # Han characters need no quotes
+        return text
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _system_error(error: Exception) -> int | None:
+    """The errno of an error; safetensors and other Rust libraries hide it in their text as ``(os error 28)``."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found.group(1)) if found else None
 
 
 def _existing(path: Path) -> Path:
@@ -213,6 +280,8 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises: RunError ``run.exists`` when ``path`` holds something and ``replace`` is not set;
         MachineError ``machine.disk-full``.
     """
+    if path.is_file():
+        raise RunError("run.exists", "这个名字已经是一个文件", place=str(path), hint="换一个 --out")
     if path.exists() and not replace and any(path.iterdir()):
         raise RunError("run.exists", "文件夹里已经有东西", place=str(path), hint="换一个 --out, 或先移走它")
     with disk_errors(path):

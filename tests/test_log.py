@@ -105,3 +105,14 @@ def test_events_survive_a_torn_last_line_and_can_be_cut_back(tmp_path: Path) -> 
     reopened = EventLog(path)
     assert reopened.offset() == path.stat().st_size
     assert read_events(tmp_path / "missing") == []
+
+
+def test_a_run_keeps_a_copy_of_what_was_said(tmp_path: Path) -> None:
+    console = Console(Stream("utf-8"))
+    console.quiet = True
+    with console.copied_to(tmp_path / "log.txt"):
+        console.say("第 1 步")
+        console.warn("小心")
+    console.say("之后")
+    lines = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split("  ", 1)[1] for line in lines] == ["第 1 步", "! 小心"]

@@ -11,6 +11,7 @@ import typer
 
 from hantune.cli.frame import Answer, command, new_app
 from hantune.env import environment
+from hantune.paths import quoted
 
 if TYPE_CHECKING:
     from hantune.data.templates.base import Template
@@ -81,7 +82,7 @@ def _prepared_text(manifest: dict[str, Any], out: Path) -> str:
     lines += [
         f"切分  训练 {manifest['train']} 段, 验证 {manifest['val']} 段{own}",
         f"写到  {out}  (说明 card.md, 去掉的 rejects.jsonl)",
-        f"接着  hantune data look {out}",
+        f"接着  hantune data look {quoted(out)}",
     ]
     return "\n".join(lines)
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
 import inspect
 import json
+import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from hantune import __version__
+from hantune.cli.help import COMMAND, OPTIONS, Command, Group
 from hantune.cli.usage import usage_error
 from hantune.env import quiet_libraries
 from hantune.errors import HantuneError, Interrupted, MachineError
 from hantune.log import console
+from hantune.paths import file_problem
 
 UsageError = typer.BadParameter.__base__
 """typer keeps its copy of click's exceptions private; this is the public way to their root."""
@@ -37,9 +43,12 @@ class Answer:
 
 
 def new_app(help_text: str) -> typer.Typer:
-    """A typer app in plain style: no rich panels (they cost 0.3 s), no completion options."""
+    """A typer app in plain style: no rich panels (they cost 0.3 s), no completion options; help in Chinese."""
     return typer.Typer(
+        cls=Group,
         help=help_text,
+        options_metavar=OPTIONS,
+        subcommand_metavar=COMMAND,
         rich_markup_mode=None,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -50,13 +59,14 @@ def new_app(help_text: str) -> typer.Typer:
 def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., Answer]], Callable[..., Any]]:
     """Register ``function`` as ``name`` with ``--json --quiet --debug`` added; it returns an ``Answer`` or raises.
 
-    The full command (``data prepare``) is taken from typer's context for the JSON object.
+    The full command (``data prepare``) is taken from typer's context for the JSON object. ``~`` in paths is the home.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., Any]:
         @wraps(function)
         def run(context: typer.Context, as_json: bool, quiet: bool, debug: bool, **arguments: Any) -> None:
             words = context.command_path.split()[1:]
+            arguments = {n: v.expanduser() if isinstance(v, Path) else v for n, v in arguments.items()}
             raise typer.Exit(_perform(" ".join(words), as_json, quiet, debug, lambda: function(**arguments)))
 
         signature = inspect.signature(function, eval_str=True)
@@ -71,7 +81,7 @@ def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[
         parameters += [inspect.Parameter(n, keyword, annotation=a, default=d) for n, a, d in extra]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {item.name: item.annotation for item in parameters}
-        app.command(name, **settings)(run)
+        app.command(name, cls=Command, options_metavar=OPTIONS, **settings)(run)
         return function
 
     return decorate
@@ -83,10 +93,11 @@ def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable
     console.warnings.clear()
     quiet_libraries()
     try:
-        answer = work()
+        with _sigterm_cleans_up():
+            answer = work()
     except BrokenPipeError:
         return 1
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, _Terminated) as error:
         known = _known(error)
         answer = Answer(error=known, exit_code=known.exit_code)
     if debug and answer.error is not None:
@@ -95,12 +106,37 @@ def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable
     return answer.exit_code
 
 
+class _Terminated(SystemExit):
+    """SIGTERM has come; no ``except Exception`` on the way holds it up, every ``finally`` cleans up."""
+
+
+@contextlib.contextmanager
+def _sigterm_cleans_up() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does, so that nothing half-written stays behind."""
+
+    def end(number: int, frame: Any) -> None:
+        raise _Terminated(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _known(error: BaseException) -> HantuneError:
     """The error in the user's language: a fault of hantune itself is told too, with the line it came from."""
     if isinstance(error, HantuneError):
         return error
-    if isinstance(error, (KeyboardInterrupt, EOFError)):
-        return Interrupted(2, "已中断")
+    if isinstance(error, (KeyboardInterrupt, EOFError, _Terminated)):
+        number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
+        return Interrupted(number, "已中断", hint="再运行同一条命令; 训练到一半的用 hantune resume 运行文件夹")
+    if isinstance(error, OSError) and (problem := file_problem(error)):
+        problem.__cause__ = error
+        return problem
     if isinstance(error, MemoryError):
         return MachineError("machine.out-of-memory", "内存不够", hint="换小一点的模型, 或调小 train.batch_tokens")
     frames = traceback.extract_tb(error.__traceback__)
@@ -126,12 +162,17 @@ def _print(words: str, as_json: bool, answer: Answer) -> None:
                 "warnings": list(console.warnings),
                 "error": answer.error.as_dict() if answer.error else None,
             }
-            write_out(json.dumps(envelope, ensure_ascii=False) + "\n")
+            # what a GBK console cannot show would be lost as "?"; \\u4f60 is the same text to every JSON reader
+            write_out(json.dumps(envelope, ensure_ascii=not _is_utf8(sys.stdout.encoding)) + "\n")
             return
         if answer.text:
             write_out(answer.text.rstrip("\n") + "\n")
         if answer.error is not None:
             print_error(answer.error)
+
+
+def _is_utf8(encoding: str | None) -> bool:
+    return codecs.lookup(encoding or "utf-8").name == "utf-8"
 
 
 def write_out(text: str) -> None:
@@ -155,7 +196,7 @@ def print_error(error: HantuneError) -> None:
     sys.stderr.flush()
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(Group):
     """A group that imports a verb's module only when that verb is called."""
 
     verbs: Mapping[str, tuple[str, str]] = {}
@@ -178,21 +219,29 @@ class LazyGroup(TyperGroup):
 
 def run_app(verbs: Mapping[str, tuple[str, str]], argv: list[str]) -> int:
     """Parse ``argv``, run the verb, and turn every way of ending into an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure:
-            reconfigure(errors="replace")
+    _prepare_streams()
     root = _root(verbs)
     as_json = "--json" in argv
     try:
         code = root.main(args=argv or ["--help"], prog_name="hantune", standalone_mode=False)
         return int(code or 0)
     except UsageError as error:  # type: ignore[misc]
-        wrapped = usage_error(error)
+        wrapped = usage_error(error, argv)
         _print(" ".join(word for word in argv[:2] if not word.startswith("-")), as_json, Answer(error=wrapped))
         return wrapped.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
+
+
+def _prepare_streams() -> None:
+    """Streams that never raise: a console shows ``?`` for what it lacks; what the caller closed goes nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # lives as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="replace")
 
 
 def _show_version(asked: bool) -> None:
@@ -206,6 +255,8 @@ def _root(verbs: Mapping[str, tuple[str, str]]) -> Any:
     """The group behind ``hantune`` itself."""
     app = typer.Typer(
         cls=LazyGroup,
+        options_metavar=OPTIONS,
+        subcommand_metavar=COMMAND,
         rich_markup_mode=None,
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},

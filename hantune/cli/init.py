@@ -34,14 +34,14 @@ def init(
     from hantune.config.io import dump_config, load_config, preset_text, with_values
     from hantune.config.schema import RunConfig
     from hantune.errors import ConfigError
-    from hantune.paths import write_file
+    from hantune.paths import quoted, write_file
 
     if run_file.exists():
         raise ConfigError(
             "config.exists",
             f"已经有这个文件了: {run_file}",
             place=str(run_file),
-            hint=f"换一个名字, 或先改名留底: mv {run_file} {run_file}.old",
+            hint=f"换一个名字, 或先改名留底: mv {quoted(run_file)} {quoted(f'{run_file}.old')}",
         )
     loaded = load_config(None, overrides or (), preset)
     defaults = HEAD + "\n" + dump_config(RunConfig(), comments=True)
@@ -51,9 +51,10 @@ def init(
         name: getattr(getattr(loaded.config, section), key) for name in given for section, key in [name.split(".")]
     }
     write_file(run_file, with_values(template, values))
+    typed = quoted(run_file)
     missing = [key for key in ("model.path", "data.path") if key not in given]
     todo = f"填上 {' 和 '.join(missing)}, 然后" if missing else "下一步"
     return Answer(
         result={"path": str(run_file), "preset": loaded.preset, "missing": missing},
-        text=f"写好了 {run_file}\n{todo}: hantune config check {run_file} && hantune train {run_file}",
+        text=f"写好了 {run_file}\n{todo}: hantune config check {typed} && hantune train {typed}",
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
+from hantune.paths import quoted
 
 app = new_app("新建, 检查, 合并模型")
 
@@ -30,7 +31,7 @@ def init(
         f"  {family} {preset}, {millions(result['parameters'])} 参数, 词表 {result['vocab_size']}, "
         f"{dtype}, {megabytes(result['bytes'])}\n"
         f"  权重是随机的, 要训练以后才会说话\n"
-        f"下一步  hantune train 配置.yaml model.path={folder}"
+        f"下一步  hantune train 配置.yaml model.path={quoted(folder)}"
     )
     return Answer(result=result, text=text)
 
@@ -83,7 +84,7 @@ def merge_text(result: dict[str, Any]) -> str:
         f"  改了 {result['tensors']} 个张量中的 {result['merged_tensors']} 个, 存成 {result['dtype']}",
         f"  核对: 输出最多相差 {proof['difference']:.1e} (允许 {proof['tolerance']:.0e}); "
         f"回答的 {tokens} 个词元有 {proof['equal_tokens']} 个相同",
-        f"下一步  hantune chat {result['folder']}",
+        f"下一步  hantune chat {quoted(result['folder'])}",
     ]
     return "\n".join(lines)
 

@@ -24,8 +24,8 @@ def report(
     适配器和合并后的模型旁边的模型卡 (README.md) 也一起更新.
     """
     from hantune.paths import RunFolder
-    from hantune.report.data import read_run
     from hantune.report.card import write_cards
+    from hantune.report.data import read_run
     from hantune.report.page import write_report
     from hantune.report.verdict import verdict
 

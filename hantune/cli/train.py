@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
+from hantune.paths import quoted
 
 app = new_app("按配置训练")
 
@@ -40,8 +41,8 @@ def finished(result: Any) -> Answer:
         lines.append(f"验证损失  {result.loss_before:.3f} -> {result.loss_after:.3f}")
     lines += [
         f"速度      {result.tokens_per_second:.0f} 词元/秒",
-        f"聊一聊    hantune chat {result.run.root}",
-        f"看报告    hantune report {result.run.root}",
+        f"聊一聊    hantune chat {quoted(result.run.root)}",
+        f"看报告    hantune report {quoted(result.run.root)}",
     ]
     return Answer(result=result.as_dict(), text="\n".join(lines))
 

@@ -21,6 +21,7 @@ from hantune.config.fields import sections, settings
 from hantune.config.schema import RunConfig
 from hantune.config.text import escaped, parse_scalar, parse_text
 from hantune.errors import ConfigError
+from hantune.paths import quoted
 
 __all__ = [
     "Loaded",
@@ -139,7 +140,7 @@ def read_text(path: Path) -> str:
             "config.unreadable",
             f"第 {line} 行不是 UTF-8 编码 (可能是 GBK 或 UTF-16)",
             place=f"{path}:{line}",
-            hint=f"用编辑器另存为 UTF-8, 或者: iconv -f GB18030 -t UTF-8 {path} > new.yaml",
+            hint=f"用编辑器另存为 UTF-8, 或者: iconv -f GB18030 -t UTF-8 {quoted(path)} > new.yaml",
         ) from None
     except OSError as error:
         raise ConfigError(
@@ -150,11 +151,13 @@ def read_text(path: Path) -> str:
 def _other_files(path: Path) -> str:
     """The files beside ``path`` that may have been meant."""
     folder = path.parent
+    if "=" in path.name:
+        return f"配置文件写在最前面, 改动写在后面: hantune train run.yaml {path}"
     if not folder.is_dir():
         return f"文件夹 {folder} 也不存在; 新建一份: hantune init run.yaml"
     names = [item.name for item in folder.iterdir() if item.suffix in (".yaml", ".yml", ".json") and item.is_file()]
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
-    return f"同一个文件夹里有: {', '.join(near)}" if near else f"新建一份: hantune init {path}"
+    return f"同一个文件夹里有: {', '.join(near)}" if near else f"新建一份: hantune init {quoted(path)}"
 
 
 def dump_config(config: RunConfig, *, comments: bool = False) -> str:

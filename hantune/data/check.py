@@ -233,7 +233,7 @@ def _nothing_left(report: CheckReport, source: str, findings: Findings) -> None:
     """``max_tokens`` leaves nothing to learn in any sample."""
     if not any(finding.level == "refuse" for finding in findings.all):
         message = f"没有一条样本在 {report.max_tokens} 个词元内留下要学的东西"
-        findings.add(NOTHING_LEFT, "refuse", message, source, "调大 data.max_tokens")
+        findings.add(NOTHING_LEFT, "refuse", message, source, "调大 max_tokens: --max-tokens 或 data.max_tokens")
 
 
 def _refuse(report: CheckReport) -> None:

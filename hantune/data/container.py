@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from hantune.data import encoding, jsonstream
 from hantune.errors import DataError
+from hantune.paths import quoted
 
 Part = Literal["train", "val", "test"] | None
 """Which part the file itself assigns a record to; None leaves it to the split."""
@@ -45,7 +46,8 @@ def refuse_foreign(path: Path, name: str) -> None:
     with encoding.open_bytes(path) as file:
         head = file.read(4096)
     if not head.strip(b"\xef\xbb\xbf \t\r\n\0"):
-        raise DataError("source.empty", "文件是空的", place=name, hint=f"ls -l {path}  看看大小, 重新下载或导出")
+        hint = f"ls -l {quoted(path)}  看看大小, 重新下载或导出"
+        raise DataError("source.empty", "文件是空的", place=name, hint=hint)
     for magic, true_type in MAGIC:
         if head.lstrip().startswith(magic):
             raise DataError(

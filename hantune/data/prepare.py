@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hantune import __version__
-from hantune.data.card import card
+from hantune.data.card import REASONS, card
 from hantune.data.encoding import NAMES
 from hantune.data.formats import get_format
 from hantune.data.intake import Intake, Tally
@@ -71,7 +71,8 @@ def prepare(
         intake = Intake(folder, seed, max_turns, strict)
         intake.run(files, format, has_val=bool(val))
         if not intake.draws:
-            raise nothing_usable(intake)
+            names = [tally.source.name for tally in intake.tallies]
+            raise nothing_usable(names, intake.read, intake.dropped, intake.first_places)
         rows = intake.write_parts(*intake.decide(0.0 if val else val_share, max_samples))
         identity = {"flags": flags, "key": key, "fingerprint": fingerprint_of(folder)}
         manifest = {**_accounts(intake), **rows, **identity, "versions": _versions()}
@@ -160,22 +161,25 @@ def _source_entry(tally: Tally) -> dict[str, Any]:
     }
 
 
-def nothing_usable(intake: Intake) -> DataError:
+def nothing_usable(
+    names: Sequence[str], read: int, dropped: Mapping[str, int], first_places: Mapping[str, str]
+) -> DataError:
     """The error for sources without one usable record: the three commonest reasons and where each came first."""
-    names = ", ".join(tally.source.name for tally in intake.tallies)
-    if not intake.read:
+    if not read:
         return DataError(
             "data.nothing-usable",
             "文件里没有一条记录",
-            place=names,
+            place=", ".join(names),
             hint="检查文件内容; 格式见 docs/reference/formats.md",
         )
-    common = Counter(intake.dropped).most_common(3)
-    reasons = "; ".join(f"{reason} {count} 条 (第一处 {intake.first_places[reason]})" for reason, count in common)
+    common = Counter(dropped).most_common(3)
+    reasons = "; ".join(
+        f"{REASONS.get(reason, '')} ({reason}) {count} 条, 第一处 {first_places[reason]}" for reason, count in common
+    )
     return DataError(
         "data.nothing-usable",
-        f"没有一条能用的对话: 读了 {intake.read} 条, 全部去掉. {reasons}",
-        place=intake.first_places[common[0][0]],
+        f"没有一条能用的对话: 读了 {read} 条, 全部去掉. {reasons}",
+        place=first_places[common[0][0]],
         hint=f"改法见 docs/troubleshooting/{common[0][0]}.md, 改好后再运行同一条命令",
     )
 

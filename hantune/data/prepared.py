@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from hantune.data.types import Conversation, Message
 from hantune.errors import DataError
+from hantune.paths import quoted
 
 ROWS_PER_GROUP = 4096
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string()), ("learn", pa.bool_())])
@@ -138,7 +139,7 @@ def open_prepared(path: Path) -> Prepared:
             "data.not-prepared",
             "这里没有整理好的数据" if path.exists() else "没有这个文件夹",
             place=str(path),
-            hint=f"先整理: hantune data prepare 你的文件.json --out {path}",
+            hint=f"先整理: hantune data prepare 你的文件.json --out {quoted(path)}",
         )
     return Prepared(path)
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from hantune.data.formats import get_format
 from hantune.data.intake import open_format
+from hantune.data.prepare import nothing_usable
 from hantune.data.prepared import Prepared, is_prepared, open_prepared
 from hantune.data.sources import expand, inspect
 from hantune.data.types import Conversation, Reject
@@ -27,19 +28,26 @@ class RawData:
     def conversations(self, part: Literal["train", "val"]) -> Iterator[Conversation]:
         """All usable conversations for ``train``, none for ``val``; ``rejected`` counts the others by reason.
 
-        Raises: DataError ``source.*``, ``format.unknown-fields``.
+        Raises: DataError ``source.*``, ``format.unknown-fields``; ``data.nothing-usable`` at the end of files
+            without one usable record.
         """
         if part == "val":
             return
+        read, found_any, first_places = 0, False, dict[str, str]()
         for file in self.files:
             found, records = open_format(file, self.format)
             self.whys.append(f"{file.name}: {found.why}")
             for _, item in records:
+                read += 1
                 for result in (item,) if isinstance(item, Reject) else get_format(found.name).read(item):
                     if isinstance(result, Reject):
                         self.rejected[result.reason] += 1
+                        first_places.setdefault(result.reason, result.source)
                     else:
+                        found_any = True
                         yield result
+        if not found_any:
+            raise nothing_usable([file.name for file in self.files], read, self.rejected, first_places)
 
 
 def open_data(given: str) -> Prepared | RawData:

@@ -24,7 +24,7 @@ from hantune.data.prepared import is_prepared, open_prepared
 from hantune.data.types import Reject, Row
 from hantune.errors import DataError
 from hantune.log import console
-from hantune.paths import TEMPORARY, sha256_file
+from hantune.paths import TEMPORARY, quoted, sha256_file
 
 RECORD_CHARACTERS = 2000
 """How much of a broken record is kept to look at."""
@@ -70,7 +70,7 @@ def expand(given: str) -> list[Place]:
             "source.missing",
             f"文件夹里没有数据文件 (能读 {' '.join(SUFFIXES)}, 也可以是 .gz)",
             place=given,
-            hint=f"ls {given}",
+            hint=f"ls {quoted(given)}",
         )
     return [Place(file, f"{name}/{file.relative_to(path).as_posix()}") for file in files]
 
@@ -92,7 +92,7 @@ def _missing(path: Path) -> DataError:
     folder = path.parent
     names = [item.name for item in folder.iterdir()] if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    hint = f"是不是 {'、'.join(near)}?" if near else f"文件夹 {folder} 里有什么: ls {folder}"
+    hint = f"是不是 {'、'.join(near)}?" if near else f"文件夹 {folder} 里有什么: ls {quoted(folder)}"
     if not folder.is_dir():
         hint = f"文件夹 {folder} 也不存在, 检查路径"
     return DataError("source.missing", f"没有这个文件: {path.name}", place=str(path), hint=hint)
@@ -124,7 +124,7 @@ def _gzip_errors(path: Path) -> Iterator[None]:
             "source.broken-gzip",
             "压缩文件不完整, 多半没有下载完",
             place=str(path),
-            hint=f"重新下载, 然后 gzip -t {path}",
+            hint=f"重新下载, 然后 gzip -t {quoted(path)}",
         ) from error
 
 

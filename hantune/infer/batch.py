@@ -19,13 +19,13 @@ from hantune.data.formats.pairs import NAMES
 from hantune.data.prepared import open_prepared
 from hantune.data.sources import SourceFile, expand, inspect, read_rows
 from hantune.data.types import Conversation, Message, Reject, Row
-from hantune.errors import DataError, RefusedError
+from hantune.errors import ConfigError, DataError, RefusedError
 from hantune.infer.engine import Engine
 from hantune.infer.sample import SamplingParams
 from hantune.log import console
 from hantune.models.adapter import WEIGHTS
 from hantune.models.fingerprint import fingerprint
-from hantune.paths import disk_errors, sha256_file, write_file
+from hantune.paths import disk_errors, held, sha256_file, write_file
 
 LOOKED_AT = 100
 """Records at the head of a file by which its format is recognised."""
@@ -109,8 +109,10 @@ def answer_file(
 
     Row ``i`` draws with ``params.seed + i``, so that a resumed run equals an uninterrupted one. A row that cannot be
     asked gets ``error`` instead of ``answer``, so that line i answers record i.
-    Raises: DataError ``infer.batch-empty`` when there is nothing to ask; what ``read_questions`` raises.
+    Raises: DataError ``infer.batch-empty`` when there is nothing to ask; ConfigError ``infer.bad-output``; RunError
+        ``run.in-use``; what ``read_questions`` raises.
     """
+    _require_other_file(source, output)
     questions = list(read_questions(source))
     if not any(isinstance(question, Question) for question in questions):
         rejects = [question.detail for question in questions if isinstance(question, Reject)]
@@ -124,6 +126,7 @@ def answer_file(
     header = {"hantune_batch": 1, "input": _digests(source), "model": _identity(engine), "params": asdict(params)}
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(output), held(part):
         done = _resume(part, header)
         waiting = [number for number in range(len(questions)) if number not in done]
         waiting.sort(key=lambda number: -_size(questions[number]))
@@ -138,6 +141,20 @@ def answer_file(
                 bar.advance(len(batch))
         errors = _finish(part, output)
     return {"answers": len(questions) - errors, "errors": errors, "resumed": len(done)}
+
+
+def _require_other_file(source: Path, output: Path) -> None:
+    """Nothing, if ``output`` can be written without losing the questions.
+
+    Raises: ConfigError ``infer.bad-output``.
+    """
+    if output.is_dir():
+        why = "这是一个文件夹, 要写的是文件"
+    elif output.exists() and source.exists() and output.samefile(source):
+        why = "它就是 --input: 写上去问题就没有了"
+    else:
+        return
+    raise ConfigError("infer.bad-output", why, place=f"--output {output}", hint="换一个文件名: --output answers.jsonl")
 
 
 def _size(question: Question | Reject) -> int:
@@ -194,8 +211,8 @@ def _identity(engine: Engine) -> dict[str, str | None]:
 def _resume(part: Path, header: dict[str, Any]) -> set[int]:
     """Which rows ``part`` holds under this header; a torn last line is cut, another run's file begun anew."""
     first = json.dumps(header, ensure_ascii=False, sort_keys=True).encode() + b"\n"
-    if part.exists():
-        data = part.read_bytes()
+    data = part.read_bytes() if part.exists() else b""
+    if data:
         if data.startswith(first):
             whole = data[: data.rfind(b"\n") + 1]
             os.truncate(part, len(whole))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hantune.data.jsonstream import BrokenValue, parse
 from hantune.data.types import Message
 from hantune.errors import DataError, HantuneError
 from hantune.infer.engine import Completion, Engine
@@ -234,9 +235,9 @@ def read_dialogues(path: Path) -> list[list[Message]]:
     except OSError as error:
         raise _bad_file(path, "没有这个文件" if not path.exists() else f"打不开: {error}") from error
     try:
-        value = json.loads(_decoded(data))
-    except ValueError as error:
-        raise _bad_file(path, f"不是完整的 JSON: {error}") from error
+        value = parse(_decoded(data))
+    except BrokenValue as error:
+        raise _bad_file(path, str(error)) from error
     if not isinstance(value, list) or not value:
         raise _bad_file(path, "最外层要是一个数组, 里面每段对话又是一个数组")
     return [_dialogue(path, number, item) for number, item in enumerate(value, 1)]
@@ -247,7 +248,7 @@ def _decoded(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("gb18030")
+        return data.decode("gb18030", "replace")
 
 
 def _dialogue(path: Path, number: int, value: Any) -> list[Message]:

@@ -169,9 +169,12 @@ def require_adapter(folder: Path, *, untrained: bool = False) -> None:
         raise _torn(path, f"只有 {path.stat().st_size} 字节, 里面没有矩阵")
     try:
         json.loads((folder / CONFIG).read_bytes())
+    except ValueError as error:
+        raise _torn(folder / CONFIG, f"{CONFIG} 不是完整的 JSON") from error
+    try:
         read_header(path)
-    except (ValueError, ModelError) as error:
-        raise _torn(path, getattr(error, "message", f"{CONFIG} 不是完整的 JSON")) from error
+    except ModelError as error:
+        raise _torn(path, error.message) from error
     if not untrained and not _has_moved(path):
         raise ModelError(
             "adapter.untrained",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hantune.errors import ModelError
 from hantune.models.adapter import CONFIG, WEIGHTS
+from hantune.paths import quoted
 
 PREFIX = "base_model.model."
 PLAIN_SETTINGS = (
@@ -52,7 +53,7 @@ def unsupported(what: str, place: Path) -> ModelError:
         "merge.unsupported",
         f"这个适配器不能精确合并: {what}",
         place=str(place),
-        hint=f"不合并也能用: hantune chat {place}",
+        hint=f"不合并也能用: hantune chat {quoted(place)}",
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from hantune.errors import ModelError
 from hantune.models.shards import INDEX, read_header, weight_files
+from hantune.paths import quoted
 
 LFS_START = b"version https://git-lfs"
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 def require_model(folder: Path) -> list[Path]:
@@ -40,12 +43,20 @@ def require_model(folder: Path) -> list[Path]:
 def _no_weights(folder: Path) -> ModelError:
     """Why there are no safetensors in ``folder``, as far as the other names tell."""
     names = {item.name for item in folder.iterdir()}
+    typed = quoted(folder)
     if "adapter_config.json" in names:
         return ModelError(
             "model.adapter-not-model",
             "这是适配器文件夹, 只有几 MB 的改动, 不是完整的模型",
             place=str(folder),
-            hint=f"直接用它聊天: hantune chat {folder}; 或合成完整模型: hantune model merge {folder} --out 新文件夹",
+            hint=f"直接用它聊天: hantune chat {typed}; 或合成完整模型: hantune model merge {typed} --out 新文件夹",
+        )
+    if shards := sorted(name for name in names if SHARD.fullmatch(name)):
+        return ModelError(
+            "model.bad-index",
+            f"有权重分片 ({shards[0]} 等 {len(shards)} 个), 但是没有索引 {INDEX}",
+            place=str(folder / INDEX),
+            hint=f"从下载这个模型的地方补上 {INDEX}, 然后 hantune model check {typed}",
         )
     if any(name.startswith("consolidated.") for name in names) or "params.json" in names:
         return ModelError(
@@ -62,9 +73,9 @@ def _no_weights(folder: Path) -> ModelError:
             hint="换同一个模型的 safetensors 版本, 或者在信得过来源时自己转换成 safetensors",
         )
     inner = [name for name in ("model", "merged", "adapter") if (folder / name).is_dir()]
-    hint = (
-        f"模型也许在里面: {folder / inner[0]}" if inner else "补上 model.safetensors, 或新建: hantune model init 文件夹"
-    )
+    hint = "补上 model.safetensors, 或新建: hantune model init 文件夹"
+    if inner:
+        hint = f"模型也许在里面: hantune model check {quoted(folder / inner[0])}"
     return ModelError("model.no-weights", "文件夹里没有模型权重 (*.safetensors)", place=str(folder), hint=hint)
 
 
@@ -79,7 +90,7 @@ def require_no_pointer(path: Path) -> None:
                 "model.lfs-pointer",
                 f"{path.name} 只是 Git LFS 的占位文件, 真正的内容没有下载",
                 place=str(path),
-                hint=f"cd {path.parent} && git lfs install && git lfs pull",
+                hint=f"cd {quoted(path.parent)} && git lfs install && git lfs pull",
             )
 
 

@@ -130,7 +130,8 @@ def require_rows(model: Any, tokenizer: Any, *, place: str) -> None:
             "model.vocab-too-small",
             f"分词器有 {needed} 个编号, 模型的词表只有 {rows} 行: 多出的编号会越界",
             place=place,
-            hint="换回模型自己的分词器; 多的若是后加的 <PAD>, 从 tokenizer_config.json 里删掉它即可",
+            hint="换回模型自己的分词器; 多的若是后加的 <PAD>, 从 tokenizer.json (added_tokens) "
+            "和 tokenizer_config.json 里都删掉它",
         )
 
 

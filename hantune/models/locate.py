@@ -17,7 +17,7 @@ from hantune.models.hub import is_hub_id, local_folder
 from hantune.models.record import read_record, stored_template
 from hantune.models.shards import weight_files
 from hantune.models.tokenizer import has_tokenizer, read_chat_template, read_specials
-from hantune.paths import RunFolder
+from hantune.paths import RunFolder, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def _result_of(run: RunFolder) -> Path:
         "run.no-result",
         "这次训练还没有结果: 没有 adapter/ 也没有 model/",
         place=str(run.root),
-        hint=f"接着练完: hantune resume {run.root}",
+        hint=f"接着练完: hantune resume {quoted(run.root)}",
     )
 
 

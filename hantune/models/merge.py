@@ -26,7 +26,7 @@ from hantune.models.proof import Proof, answer, compare, probe_ids, read_along, 
 from hantune.models.record import base_entry, dress, read_record
 from hantune.models.shards import TensorSpec, tensor_places, write_tensors
 from hantune.models.tokenizer import load_tokenizer
-from hantune.paths import new_folder, sha256_file, write_json
+from hantune.paths import new_folder, quoted, sha256_file, write_json
 
 PAPERS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 """What a licence asks to pass on with the weights."""
@@ -50,7 +50,7 @@ def merge(adapter: Path, out: Path, *, base: str | None = None) -> dict[str, Any
             "merge.no-adapter",
             "这里已经是完整的模型, 没有适配器可合并",
             place=str(adapter),
-            hint=f"直接用它: hantune chat {adapter}",
+            hint=f"直接用它: hantune chat {quoted(adapter)}",
         )
     with new_folder(out) as folder:
         report, plan = _write_merged(located, folder)

@@ -67,6 +67,8 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> Any:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return "里面有一个文件不是完整的 JSON"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -62,7 +61,7 @@ def save_checkpoint(
     with new_folder(folder, replace=True) as temporary:
         for part in PARTS:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parts[part].items()}
-            _write_tensors(tensors, temporary / f"{part}.safetensors")
+            save_file(tensors, temporary / f"{part}.safetensors")
         write_json(temporary / "state.json", {**state, "step": step})
         files = {
             path.name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
@@ -74,17 +73,6 @@ def save_checkpoint(
         mark_best(run, step)
     _drop_old(run, keep)
     return folder
-
-
-def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """``save_file``, whose error hides the system's (a full disk) in its text."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number.group(1)), str(error)) from error
 
 
 def mark_best(run: RunFolder, step: int) -> None:

@@ -27,7 +27,14 @@ from hantune.train.loop import Loop
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, choose_device, choose_precision
-from hantune.train.setup import Material, check_same_material, fingerprints, open_material, write_mask_sample
+from hantune.train.setup import (
+    Material,
+    check_same_material,
+    fingerprints,
+    open_material,
+    settings_of,
+    write_mask_sample,
+)
 from hantune.train.trackers import Trackers
 from hantune.train.watch import Watch
 
@@ -74,7 +81,8 @@ def train(config: RunConfig) -> TrainResult:
     with run.lock():
         material = open_material(config, run)
         _write_start(run, config, dump_config(config, comments=True))
-        return _perform(config, run, material, recorded=None)
+        with console.copied_to(run.log):
+            return _perform(config, run, material, recorded=None)
 
 
 def resume(folder: Path) -> TrainResult:
@@ -94,8 +102,9 @@ def resume(folder: Path) -> TrainResult:
         material = open_material(config, run)
         recorded = json.loads(run.plan.read_bytes()) if run.plan.is_file() else None
         if recorded is not None:
-            check_same_material(material, recorded["fingerprints"], run)
-        return _perform(config, run, material, recorded=recorded)
+            check_same_material(material, config, recorded["fingerprints"], run)
+        with console.copied_to(run.log):
+            return _perform(config, run, material, recorded=recorded)
 
 
 def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded:
     if recorded is None:
         description = _describe(config, material, model, plan, precision, device)
         write_mask_sample(material, run)
-        write_json(run.plan, {**description, "fingerprints": fingerprints(material)})
+        write_json(run.plan, {**description, "fingerprints": fingerprints(material, config)})
     _say_plan(plan, precision, model)
     accelerator = make_accelerator(device, precision)
     model = accelerator.prepare_model(model) if device.type != "cpu" else model
@@ -149,7 +158,7 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded:
     with (
         closing(EventLog(run.events)) as events,
         closing(EventLog(run.samples)) as answers,
-        closing(Trackers(config.log.trackers, run, flat(config))) as trackers,
+        closing(Trackers(config.log.trackers, run, settings_of(config))) as trackers,
     ):
         watch = Watch(config, material, model, accelerator, events, answers, trackers)
         loop = Loop(
@@ -261,15 +270,6 @@ def _say_plan(plan: Plan, precision: Precision, model: nn.Module) -> None:
     console.say(f"参数  共 {total / 1e6:.1f} 百万, 其中学习 {learned / 1e6:.2f} 百万")
     console.say(f"精度  {precision.name}: {precision.reason}")
     console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """The configuration as dotted names, for trackers."""
-    return {
-        f"{section}.{key}": value if isinstance(value, (int, float, str)) else str(value)
-        for section, values in config.model_dump().items()
-        for key, value in values.items()
-    }
 
 
 def _take_best(loop: Loop, run: RunFolder) -> None:

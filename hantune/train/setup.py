@@ -144,25 +144,37 @@ def write_mask_sample(material: Material, run: RunFolder) -> None:
     write_json(run.root / "mask_sample.json", {"source": material.train[0].source, "tokens": tokens})
 
 
-def check_same_material(material: Material, expected: dict[str, Any], run: RunFolder) -> None:
-    """Refuse to resume on other data, another base or another template than the run began with.
+def check_same_material(
+    material: Material, config: RunConfig, expected: dict[str, Any], run: RunFolder
+) -> None:
+    """Refuse to resume on other data, another base, template or setting than the run began with.
 
     Raises: ConfigError ``run.changed``.
     """
-    found = fingerprints(material)
+    found = fingerprints(material, config)
     changed = [name for name, value in expected.items() if found.get(name) != value]
     if changed:
         raise ConfigError(
             "run.changed",
             f"和开始训练时不一样了: {', '.join(changed)}; 接着练就不再是同一次运行",
             place=str(run.root),
-            hint="恢复原来的数据和模型, 或用 hantune train 开始一次新的运行",
+            hint="恢复原来的数据, 模型和 config.yaml, 或用 hantune train 开始一次新的运行",
         )
 
 
-def fingerprints(material: Material) -> dict[str, str]:
-    """What identifies base, data, tokenizer and template."""
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Every setting by its dotted name, as a number or text."""
     return {
+        f"{section}.{key}": value if isinstance(value, (int, float, str)) else str(value)
+        for section, values in config.model_dump().items()
+        for key, value in values.items()
+    }
+
+
+def fingerprints(material: Material, config: RunConfig) -> dict[str, Any]:
+    """What identifies base, data, tokenizer and template, and the settings."""
+    return {
+        **settings_of(config),
         "model": material.base,
         "data": material.prepared.fingerprint,
         "tokenizer": material.encoder.fingerprint,

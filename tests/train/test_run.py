@@ -27,9 +27,11 @@ from hantune.infer.sample import SamplingParams
 from hantune.log import read_events
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
+from hantune.train import precision as precision_module
 from hantune.train import run as run_module
 from hantune.train.optim import learning_rate_at
-from hantune.train.run import TrainResult, dry_run, flat, resume, train
+from hantune.train.run import TrainResult, dry_run, resume, train
+from hantune.train.setup import settings_of
 from hantune.train.watch import Watch
 from tests.data.mutants import ForgetsTerminator
 from tests.runs import folder_bytes, small_config, story, write_chats
@@ -76,7 +78,7 @@ def test_a_run_writes_its_files(done: Done) -> None:
     names = {path.name for path in done.run.root.iterdir()}
     assert names == {
         ".lock", "config.yaml", "env.json", "plan.json", "events.jsonl", "samples.jsonl", "mask_sample.json",
-        "checkpoints", "adapter",
+        "log.txt", "checkpoints", "adapter",
     }  # fmt: skip
     assert done.run.is_run
     assert done.result.output == done.run.adapter
@@ -162,7 +164,7 @@ def test_the_run_answers_under_its_own_template(done: Done) -> None:
 
 
 def test_trackers_get_plain_dotted_names(done: Done) -> None:
-    values = flat(done.config)
+    values = settings_of(done.config)
     assert values["train.batch_size"] == 4
     assert all(isinstance(value, (int, float, str)) for value in values.values())
 
@@ -184,7 +186,7 @@ def test_resuming_a_finished_run_changes_nothing(done: Done, tmp_path: Path) -> 
     result = resume(run.root)
     after = folder_bytes(run.root)
     moved = {name for name in before if before[name] != after.get(name)}
-    assert moved <= {"events.jsonl", ".lock"}
+    assert moved <= {"events.jsonl", "log.txt", ".lock"}
     assert before.keys() == after.keys()
     assert story(run) == story(done.run)
     assert result.steps == done.result.steps
@@ -218,12 +220,13 @@ def test_another_dataset_base_or_folder_is_not_resumed(tiny_llama_folder: Path, 
 def test_threads_and_precision_are_those_the_run_began_with(
     tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"train__precision": "bf16", "train__max_steps": 1}
-    run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run", **settings)).run
+    settings = {"train__precision": "auto", "train__threads": None, "train__max_steps": 1}
+    with monkeypatch.context() as bf16_machine:
+        bf16_machine.setattr(precision_module, "_automatic", lambda *machine: ("bf16", "试验"))
+        bf16_machine.setattr(run_module, "DEFAULT_THREADS", 1)
+        run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run", **settings)).run
     plan = json.loads(run.plan.read_bytes())
     assert (plan["threads"], plan["precision"]["name"], plan["precision"]["weights"]) == (1, "bf16", "bfloat16")
-    text = run.config.read_text(encoding="utf-8").replace("precision: bf16", "precision: auto")
-    run.config.write_text(text.replace("threads: 1", "threads: null"), encoding="utf-8")
     asked: list[str] = []
     choose = run_module.choose_precision
     monkeypatch.setattr(
@@ -397,9 +400,11 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(
     assert code_of(ModelError, lambda: train(config)) == "model.vocab-too-small"
 
 
-def test_foreign_weights_are_not_resumed(done: Done, tmp_path: Path) -> None:
+def test_a_changed_setting_is_not_resumed(done: Done, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "copy")
     shutil.copytree(done.run.root, run.root)
     text = run.config.read_text(encoding="utf-8")
     run.config.write_text(text.replace("rank: 4", "rank: 2"), encoding="utf-8")
-    assert code_of(RunError, lambda: resume(run.root)) == "run.checkpoint-foreign"
+    with pytest.raises(ConfigError, match="adapter.rank") as caught:
+        resume(run.root)
+    assert caught.value.code == "run.changed"

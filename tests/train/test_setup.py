@@ -12,7 +12,14 @@ from hantune.data.prepare import prepare
 from hantune.errors import ConfigError, DataError, ModelError, RefusedError
 from hantune.log import console
 from hantune.paths import RunFolder
-from hantune.train.setup import check_same_material, fingerprints, open_material, open_or_prepare, write_mask_sample
+from hantune.train.setup import (
+    check_same_material,
+    fingerprints,
+    open_material,
+    open_or_prepare,
+    settings_of,
+    write_mask_sample,
+)
 from tests.runs import small_config, write_chats
 
 
@@ -68,16 +75,17 @@ def test_data_without_a_training_sample_are_refused(tiny_llama_folder: Path, tmp
 
 def test_only_the_same_material_goes_on(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    material = open_material(small_config(tiny_llama_folder, prepared, run.root), run)
-    found = fingerprints(material)
-    assert set(found) == {"model", "data", "tokenizer", "template"}
-    check_same_material(material, found, run)
-    for name in found:
+    config = small_config(tiny_llama_folder, prepared, run.root)
+    material = open_material(config, run)
+    found = fingerprints(material, config)
+    assert set(found) == {"model", "data", "tokenizer", "template", *settings_of(config)}
+    check_same_material(material, config, found, run)
+    for name in ("model", "data", "tokenizer", "template", "train.epochs", "data.max_turns"):
         with pytest.raises(ConfigError, match=name) as caught:
-            check_same_material(material, {**found, name: "other"}, run)
+            check_same_material(material, config, {**found, name: "other"}, run)
         assert caught.value.code == "run.changed"
     other = open_material(small_config(tiny_llama_folder, prepared, run.root, template__name="belle"), run)
-    assert fingerprints(other)["template"] != found["template"]
+    assert fingerprints(other, config)["template"] != found["template"]
 
 
 def test_warnings_of_the_check_reach_the_user(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
