@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,22 +12,28 @@ class Environment:
 
     no_color: bool
     dumb_terminal: bool
-    home: Path
-    offline: bool
 
 
 def environment() -> Environment:
-    """The present environment: ``NO_COLOR``, ``TERM``, ``CI``, ``HANTUNE_HOME``, ``HF_HUB_OFFLINE``."""
+    """The present environment: ``NO_COLOR``, ``TERM``, ``CI``."""
     return Environment(
         no_color=bool(os.environ.get("NO_COLOR")),
         dumb_terminal=os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI")),
-        home=Path(os.environ.get("HANTUNE_HOME") or Path.home() / ".cache" / "hantune"),
-        offline=os.environ.get("HF_HUB_OFFLINE") == "1",
     )
 
 
-def quiet_libraries() -> None:
-    """Silence advice that transformers and tokenizers print for their own developers; call before they are imported."""
+FEW_CORES = 8
+
+
+def set_library_defaults() -> None:
+    """What torch, transformers and tokenizers should do unless the user says otherwise; call before they are imported.
+
+    Silence advice for their own developers. On machines with few cores OpenMP's threads sleep instead of spin while
+    they wait: with other programs running, spinning threads take the core from the one they wait for (measured on 2
+    busy cores: a training step 2 to 6 times slower, docs/decisions.md).
+    """
+    if (os.cpu_count() or 1) <= FEW_CORES:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     for name, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

@@ -212,11 +212,9 @@ def file_problem(error: Exception, path: Path | None = None) -> MachineError | N
             hint="腾出空间后再运行同一条命令 (训练用 hantune resume 接着练)",
         )
     why = REFUSALS.get(number or 0)
-    if number == errno.ENOENT and path is not None and not path.parent.exists():
-        why = "这里不能新建文件夹"  # /proc and its like say "no such file" to whoever makes one
     if why is None:
         return None
-    hint = f"看看它是什么: ls -ld {quoted(place)}; 或者换一个自己能读写的文件夹"
+    hint = f"看看它是什么: ls -ld {quoted(_existing(place))}; 或者换一个自己能读写的文件夹"
     return MachineError("machine.no-write", why, place=str(place), hint=hint)
 
 
@@ -238,7 +236,7 @@ def _system_error(error: Exception) -> int | None:
 
 def _existing(path: Path) -> Path:
     """The nearest parent that exists."""
-    while not path.exists():
+    while not os.path.exists(path):  # unlike Path.exists it bears names that are too long
         path = path.parent
     return path
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
-from hantune.env import environment, quiet_libraries
+from hantune.env import environment, set_library_defaults
 
-NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE")
+NAMES = ("NO_COLOR", "TERM", "CI")
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +19,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_any_of_them_there_are_defaults() -> None:
     found = environment()
-    assert (found.no_color, found.dumb_terminal, found.offline) == (False, False, False)
-    assert found.home == Path.home() / ".cache" / "hantune"
+    assert (found.no_color, found.dumb_terminal) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -32,9 +30,6 @@ def test_without_any_of_them_there_are_defaults() -> None:
         ("TERM", "dumb", "dumb_terminal", True),
         ("TERM", "xterm", "dumb_terminal", False),
         ("CI", "true", "dumb_terminal", True),
-        ("HANTUNE_HOME", "盘/汉调", "home", Path("盘/汉调")),
-        ("HF_HUB_OFFLINE", "1", "offline", True),
-        ("HF_HUB_OFFLINE", "0", "offline", False),
     ],
 )
 def test_each_is_read_when_it_is_asked_for(
@@ -47,7 +42,7 @@ def test_each_is_read_when_it_is_asked_for(
 def test_libraries_are_quiet_unless_the_user_wants_them_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
-    quiet_libraries()
+    set_library_defaults()
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,16 @@ import pytest
 
 from hantune import paths
 from hantune.errors import MachineError, RunError
-from hantune.paths import RunFolder, free_run_folder, latest_run, new_folder, sha256_file, write_file, write_json
+from hantune.paths import (
+    RunFolder,
+    free_run_folder,
+    latest_run,
+    new_folder,
+    quoted,
+    sha256_file,
+    write_file,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -139,3 +149,28 @@ def test_other_os_errors_pass_through(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="planted"):
         write_file(tmp_path / "a", "x")
+
+
+@pytest.mark.parametrize(
+    ("path", "typed"),
+    [
+        ("runs/demo", "runs/demo"),
+        ("数据/对话.json", "数据/对话.json"),
+        ("a b", "'a b'"),
+        ("it's; rm", "'it'\\''s; rm'"),
+    ],
+)
+def test_paths_in_hints_can_be_typed(path: str, typed: str) -> None:
+    assert quoted(path) == typed
+    assert shlex.split(typed) == [path]
+
+
+@pytest.mark.parametrize("name", ["file/inside", "file", "x" * 300])
+def test_a_path_that_cannot_be_a_folder_says_why(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(MachineError) as caught, RunFolder(tmp_path / name).lock():
+        pass
+    assert caught.value.code == "machine.no-write"
+    assert caught.value.message in {"路径中间有一段是文件, 不是文件夹", "这个名字已经是一个文件", "名字太长"}
+    assert "ls -ld" in (caught.value.hint or "")
+    assert names(tmp_path) == ["file"]

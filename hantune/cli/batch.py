@@ -14,7 +14,7 @@ app = new_app("批量生成回答")
 
 @command(app, "batch")
 def batch(
-    model: Annotated[str, typer.Argument(help="模型, 适配器或运行文件夹")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="模型, 适配器或运行文件夹")],
     input: Annotated[Path, typer.Option("--input", help="问题: JSONL, JSON, CSV, 或整理好的数据文件夹")],
     output: Annotated[Path, typer.Option("--output", help="回答写到这里, 每行一个 JSON, 顺序和输入相同")],
     adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
@@ -24,7 +24,10 @@ def batch(
     temperature: Annotated[float, typer.Option("--temperature", help="0 = 每次都选最可能的; 越大越多变")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="随机种子 (temperature 大于 0 时有用)")] = 0,
 ) -> Answer:
-    """批量生成回答. 中断后再运行同一条命令会接着生成."""
+    """批量生成回答. 中断后再运行同一条命令会接着生成.
+
+    例子:  hantune batch runs/demo --input 问题.jsonl --output 回答.jsonl
+    """
     from hantune.infer.batch import answer_file
     from hantune.infer.engine import open_engine
     from hantune.infer.sample import SamplingParams

@@ -22,7 +22,9 @@ app = new_app("和模型聊天")
 
 @command(app, "chat")
 def chat(
-    model: Annotated[str | None, typer.Argument(help="模型, 适配器或运行文件夹; 不写 = runs/ 里最近的一次训练")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="模型, 适配器或运行文件夹; 不写 = runs/ 里最近的一次训练")
+    ] = None,
     adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
     base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
     prompt_file: Annotated[Path | None, typer.Option("--prompt-file", help="回答这个 JSON 文件里的每段对话")] = None,
@@ -32,7 +34,10 @@ def chat(
     top_p: Annotated[float, typer.Option("--top-p", help="只从累计概率达到它的词元里选")] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="随机种子; 不写 = 每次不同")] = None,
 ) -> Answer:
-    """和模型聊天: 底座, 分词器和模板自动找到. 从管道送来一个问题时, 标准输出只有回答."""
+    """和模型聊天: 底座, 分词器和模板自动找到. 从管道送来一个问题时, 标准输出只有回答.
+
+    例子:  hantune chat runs/demo        echo 你好 | hantune chat runs/demo
+    """
     from hantune.infer.chat import ChatSession, answer_dialogues, read_dialogues
     from hantune.infer.engine import open_engine
     from hantune.infer.sample import SamplingParams

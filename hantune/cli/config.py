@@ -8,19 +8,23 @@ from typing import Annotated
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
+from hantune.cli.help import columns
 
 app = new_app("查看或检查运行配置.")
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="运行配置 (YAML 或 JSON)")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[节.设置=值]...", help="临时改动, 例如 train.epochs=1; 优先于文件")
+    list[str] | None, typer.Argument(metavar="节.设置=值", help="临时改动, 例如 train.epochs=1; 优先于文件")
 ]
 Preset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="垫在文件下面的预设")]
 
 
 @command(app, "show")
 def show(run_file: RunFile, overrides: Overrides = None, preset: Preset = None) -> Answer:
-    """列出每个设置的值, 和它从哪里来 (默认, 预设, 文件:行, 命令行)."""
+    """列出每个设置的值, 和它从哪里来 (默认, 预设, 文件:行, 命令行).
+
+    例子:  hantune config show run.yaml train.epochs=1
+    """
     from hantune.config.fields import sections
     from hantune.config.io import load_config, write_value
 
@@ -31,7 +35,7 @@ def show(run_file: RunFile, overrides: Overrides = None, preset: Preset = None) 
         for key, value in getattr(loaded.config, section).model_dump(mode="json").items()
     }
     rows = [(name, write_value(value), loaded.origins[name]) for name, value in values.items()]
-    widths = [min(40, max(_columns(row[column]) for row in rows)) for column in (0, 1)]
+    widths = [min(40, max(columns(row[column]) for row in rows)) for column in (0, 1)]
     lines = [f"{_padded(name, widths[0])}  {_padded(value, widths[1])}  {origin}" for name, value, origin in rows]
     settings = {name: {"value": value, "from": loaded.origins[name]} for name, value in values.items()}
     return Answer(result={"path": str(run_file), "settings": settings}, text="\n".join(lines))
@@ -39,7 +43,10 @@ def show(run_file: RunFile, overrides: Overrides = None, preset: Preset = None) 
 
 @command(app, "check")
 def check(run_file: RunFile, overrides: Overrides = None, preset: Preset = None) -> Answer:
-    """检查一份配置, 一次列出全部错误; 没有错误就退出 0."""
+    """检查一份配置, 一次列出全部错误; 没有错误就退出 0.
+
+    例子:  hantune config check run.yaml
+    """
     from hantune.config.io import DEFAULT, load_config, require_complete
 
     loaded = load_config(run_file, overrides or (), preset)
@@ -51,13 +58,6 @@ def check(run_file: RunFile, overrides: Overrides = None, preset: Preset = None)
     )
 
 
-def _columns(text: str) -> int:
-    """How many columns a terminal needs; Han characters and their punctuation take two."""
-    from unicodedata import east_asian_width
-
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
-
-
 def _padded(text: str, width: int) -> str:
     """``text`` with blanks up to ``width`` columns."""
-    return text + " " * (width - _columns(text))
+    return text + " " * (width - columns(text))

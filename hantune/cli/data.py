@@ -27,7 +27,7 @@ Data = Annotated[str, typer.Argument(metavar="DIR|SRC", help="整理好的文件
 
 @command(app, "prepare")
 def prepare_command(
-    sources: Annotated[list[str], typer.Argument(metavar="SRC...", help="数据文件或文件夹, 可以有多个")],
+    sources: Annotated[list[str], typer.Argument(metavar="SRC", help="数据文件或文件夹, 可以有多个")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="写到哪个文件夹")],
     format: Annotated[str | None, typer.Option("--format", metavar="NAME", help="格式名; 不写 = 自动认")] = None,
     max_samples: Annotated[
@@ -46,7 +46,10 @@ def prepare_command(
     strict: Annotated[bool, typer.Option("--strict", help="有一条不能用就停下报错")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="替换 --out 里以前整理的数据")] = False,
 ) -> Answer:
-    """把原始对话整理成训练数据: 认格式和编码, 去掉不能用的 (逐条说明), 划分训练和验证."""
+    """把原始对话整理成训练数据: 认格式和编码, 去掉不能用的 (逐条说明), 划分训练和验证.
+
+    例子:  hantune data prepare 对话.jsonl --out prepared
+    """
     from hantune.data.prepare import prepare
 
     manifest = prepare(
@@ -94,7 +97,10 @@ def look(
     template: TemplateName = "auto",
     number: Annotated[int, typer.Option("--number", "-n", min=1, metavar="N", help="看几段")] = 3,
 ) -> Answer:
-    """看几段对话; 加 --model 还看送给模型的文字和编号, 绿色是要学的, 灰色只看不学."""
+    """看几段对话; 加 --model 还看送给模型的文字和编号, 绿色是要学的, 灰色只看不学.
+
+    例子:  hantune data look prepared --model m110 -n 5
+    """
     from hantune.data.raw import RawData, open_data
 
     opened = open_data(data)
@@ -154,7 +160,10 @@ def _has_colour() -> bool:
 
 @command(app, "stats")
 def stats(data: Data, model: Model = None, template: TemplateName = "auto") -> Answer:
-    """对话的数字: 轮数, 长度, 汉字比例; 加 --model 还有词元数和会被截断的比例."""
+    """对话的数字: 轮数, 长度, 汉字比例; 加 --model 还有词元数和会被截断的比例.
+
+    例子:  hantune data stats prepared --model m110
+    """
     from hantune.data.raw import RawData, open_data
     from hantune.data.stats import as_text, statistics
     from hantune.log import console
@@ -176,7 +185,10 @@ def check(
     template: TemplateName = "auto",
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=8, metavar="N", help="一条样本最多多少个词元")] = 1024,
 ) -> Answer:
-    """训练前的检查: 遮罩, 结束符, 模板, 截断, 训练和验证有没有重叠. 不通过就以 3 退出."""
+    """训练前的检查: 遮罩, 结束符, 模板, 截断, 训练和验证有没有重叠. 不通过就以 3 退出.
+
+    例子:  hantune data check prepared --model m110 --max-tokens 512
+    """
     from hantune.data.check import check_data
     from hantune.data.prepared import open_prepared
     from hantune.log import console

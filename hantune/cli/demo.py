@@ -14,7 +14,10 @@ app = new_app("两分钟走完全程")
 
 @command(app, "demo")
 def demo(out: Annotated[Path, typer.Option("--out", help="放结果的文件夹")] = Path("runs/demo")) -> Answer:
-    """两分钟走完全程: 造小模型, 看数据, 训练, 对比, 合并, 报告. 不用显卡, 不用下载, 不联网."""
+    """两分钟走完全程: 造小模型, 看数据, 训练, 对比, 合并, 报告. 不用显卡, 不用下载, 不联网.
+
+    例子:  hantune demo --out runs/demo
+    """
     from hantune.workflow.demo import demo as perform
     from hantune.workflow.demo import demo_text
 

@@ -17,7 +17,7 @@ SHOWN = 3
 
 @command(app, "eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="模型, 适配器或运行文件夹")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="模型, 适配器或运行文件夹")],
     data: Annotated[Path, typer.Option("--data", help="hantune data prepare 的输出文件夹 (用它的验证部分)")],
     adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
     base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
@@ -27,7 +27,10 @@ def evaluate(
     metrics: Annotated[str | None, typer.Option("--metrics", help="只要这些指标, 如 loss,bleu; 不写 = 全部")] = None,
     seed: Annotated[int, typer.Option("--seed", help="抽样的种子")] = 42,
 ) -> Answer:
-    """评测模型: 验证损失, 困惑度, 每字比特, 以及回答和参考答案有多像."""
+    """评测模型: 验证损失, 困惑度, 每字比特, 以及回答和参考答案有多像.
+
+    例子:  hantune eval runs/demo --data prepared
+    """
     from hantune.data.prepared import open_prepared
     from hantune.evaluate.report import ANSWERS, LOSSES, evaluate_prepared, require_metrics
     from hantune.infer.engine import open_engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import importlib
 import inspect
 import json
@@ -23,7 +24,7 @@ import typer
 from hantune import __version__
 from hantune.cli.help import COMMAND, OPTIONS, Command, Group
 from hantune.cli.usage import usage_error
-from hantune.env import quiet_libraries
+from hantune.env import set_library_defaults
 from hantune.errors import HantuneError, Interrupted, MachineError
 from hantune.log import console
 from hantune.paths import file_problem
@@ -91,18 +92,19 @@ def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable
     """Do the work, print its answer or its error in the asked form; returns the exit code."""
     console.quiet, console.debug = quiet or (as_json and not console.is_terminal), debug
     console.warnings.clear()
-    quiet_libraries()
+    set_library_defaults()
     try:
         with _sigterm_cleans_up():
             answer = work()
     except BrokenPipeError:
         return 1
     except (Exception, KeyboardInterrupt, _Terminated) as error:
-        known = _known(error)
+        known = _known(error, words)
         answer = Answer(error=known, exit_code=known.exit_code)
     if debug and answer.error is not None:
         traceback.print_exception(answer.error, file=sys.stderr)
     _print(words, as_json, answer)
+    console.quiet = console.debug = False
     return answer.exit_code
 
 
@@ -127,13 +129,14 @@ def _sigterm_cleans_up() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _known(error: BaseException) -> HantuneError:
+def _known(error: BaseException, words: str = "") -> HantuneError:
     """The error in the user's language: a fault of hantune itself is told too, with the line it came from."""
     if isinstance(error, HantuneError):
         return error
     if isinstance(error, (KeyboardInterrupt, EOFError, _Terminated)):
         number = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
-        return Interrupted(number, "已中断", hint="再运行同一条命令; 训练到一半的用 hantune resume 运行文件夹")
+        hint = "有检查点就接着练: hantune resume 运行文件夹; 没有就" if words == "train" else ""
+        return Interrupted(number, "已中断", hint=hint + "再运行同一条命令")
     if isinstance(error, OSError) and (problem := file_problem(error)):
         problem.__cause__ = error
         return problem
@@ -231,6 +234,13 @@ def run_app(verbs: Mapping[str, tuple[str, str]], argv: list[str]) -> int:
         return wrapped.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except OSError as error:  # `> file` on a full disk
+        why = "磁盘满了" if error.errno == errno.ENOSPC else "它已经关上"
+        refused = MachineError(
+            "machine.no-write", f"结果写不出去: {why}", place="标准输出", hint="换一个地方: > 另一个文件"
+        )
+        print_error(refused)
+        return refused.exit_code
 
 
 def _prepare_streams() -> None:

@@ -20,7 +20,7 @@ HEAD = """# hantune 的运行配置. 每个设置上面是它的说明; 删掉�
 def init(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="要写的文件; 已有的文件不会被覆盖")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[节.设置=值]...", help="先填好的设置, 例如 model.path=m110")
+        list[str] | None, typer.Argument(metavar="节.设置=值", help="先填好的设置, 例如 model.path=m110")
     ] = None,
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="NAME", help="从哪个预设开始; 名字写错会列出全部")
@@ -28,7 +28,7 @@ def init(
 ) -> Answer:
     """写一份完整的运行配置, 每个设置都有一行说明.
 
-    例如: hantune init run.yaml --preset cpu-lora model.path=m110 data.path=prepared
+    例子:  hantune init run.yaml --preset cpu-lora model.path=m110 data.path=prepared
     """
     from hantune.config.check import COMMAND_LINE
     from hantune.config.io import dump_config, load_config, preset_text, with_values

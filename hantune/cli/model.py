@@ -22,7 +22,10 @@ def init(
     seed: Annotated[int, typer.Option("--seed", min=0, help="随机种子: 同一个种子, 权重逐位相同")] = 0,
     dtype: Annotated[str, typer.Option("--dtype", help="存成什么精度: float32, bfloat16")] = "float32",
 ) -> Answer:
-    """新建一个权重随机的模型 (还没学过任何东西, 要训练以后才会说话)."""
+    """新建一个权重随机的模型 (还没学过任何东西, 要训练以后才会说话).
+
+    例子:  hantune model init m110 --preset 110m
+    """
     from hantune.models.init import init_model
 
     result = init_model(folder, preset=preset, family=family, tokenizer=tokenizer, seed=seed, dtype=dtype)
@@ -40,7 +43,10 @@ def init(
 def check(
     folder: Annotated[str, typer.Argument(metavar="文件夹", help="模型文件夹, 或 Hugging Face 上的名字")],
 ) -> Answer:
-    """检查模型文件夹: 文件齐不齐, 权重和配置, 分词器和词表对不对得上 (不读权重, 几秒钟)."""
+    """检查模型文件夹: 文件齐不齐, 权重和配置, 分词器和词表对不对得上 (不读权重, 几秒钟).
+
+    例子:  hantune model check m110
+    """
     from hantune.models.check import check_model
 
     result = check_model(folder)
@@ -68,7 +74,10 @@ def merge(
     out: Annotated[Path, typer.Option("--out", help="合并后的模型放在哪里")],
     base: Annotated[str | None, typer.Option("--base", help="底座模型; 不写 = 自己找")] = None,
 ) -> Answer:
-    """把适配器合并进底座, 核对两者回答一致以后才留下."""
+    """把适配器合并进底座, 核对两者回答一致以后才留下.
+
+    例子:  hantune model merge runs/demo --out merged
+    """
     from hantune.models.merge import merge as merge_adapter
 
     result = merge_adapter(adapter, out, base=base)

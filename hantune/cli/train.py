@@ -16,7 +16,7 @@ app = new_app("按配置训练")
 @command(app, "train")
 def train(
     config: Annotated[Path, typer.Argument(help="运行配置 (YAML)", metavar="RUN.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="改其中几项", metavar="[key=value ...]")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="改其中几项, 优先于文件", metavar="节.设置=值")] = None,
     preset: Annotated[str | None, typer.Option(help="先套用一个预设")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="只检查数据和配置, 说明会做什么, 不训练")] = False,
 ) -> Answer:

@@ -28,6 +28,7 @@ VALUES = (
     (r"Input should be less than (\S+)", "要小于 {0}"),
     (r"Input should be a valid integer.*|.*is not a valid int.*", "要一个整数"),
     (r"Input should be a (?:valid|finite) number.*|.*is not a valid (?:float|number).*", "要一个数"),
+    (r"path '(.+)' is not readable\.", "没有权限读 {0}"),
 )
 """The same for what is wrong with a value (pydantic's words)."""
 
@@ -64,6 +65,6 @@ def _value(words: str) -> str:
 
 
 def _near(word: str, error: Any, verbs: list[str]) -> str:
-    """ ``  是不是 WORD?`` where something close exists."""
+    """``  是不是 WORD?`` where something close exists."""
     possible = list(getattr(error, "possibilities", None) or []) or get_close_matches(word, verbs, n=1)
     return f"  是不是 {' 或 '.join(possible)}?" if possible else ""

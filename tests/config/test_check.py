@@ -114,6 +114,12 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
         assert caught.value.code == "config.missing"
 
 
+def test_an_override_in_front_of_the_file_is_told_where_it_belongs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Path("train.epochs=1"))
+    assert caught.value.hint == "配置文件写在最前面, 改动写在后面: hantune train run.yaml train.epochs=1"
+
+
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
 def test_other_encodings(tmp_path: Path, encoding: str) -> None:
     error = refused(tmp_path, "train:\n  # 种子\n  seed: 1\n".encode(encoding))

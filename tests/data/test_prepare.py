@@ -206,9 +206,9 @@ def test_nothing_usable_names_the_three_commonest_reasons(tmp_path: Path) -> Non
     assert (caught.value.code, caught.value.exit_code, caught.value.place) == ("data.nothing-usable", 5, "a.jsonl:1")
     for word in (
         "读了 13 条",
-        "format.empty-answer 5 条 (第一处 a.jsonl:1)",
-        "(第一处 a.jsonl:6)",
-        "(第一处 a.jsonl:10)",
+        "回答是空的 (format.empty-answer) 5 条, 第一处 a.jsonl:1",
+        "第一处 a.jsonl:6",
+        "第一处 a.jsonl:10",
     ):
         assert word in caught.value.message
     assert not (tmp_path / "out").exists()
@@ -218,7 +218,7 @@ def test_nothing_usable_names_the_three_commonest_reasons(tmp_path: Path) -> Non
 def test_no_record_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[]", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text("{broken\n{broken\n", encoding="utf-8")
-    for name, word in (("a.json", "没有一条记录"), ("b.jsonl", "source.broken-json 2 条")):
+    for name, word in (("a.json", "没有一条记录"), ("b.jsonl", r"\(source.broken-json\) 2 条")):
         with pytest.raises(DataError, match=word) as caught:
             prepare([str(tmp_path / name)], tmp_path / "out")
         assert caught.value.code == "data.nothing-usable"

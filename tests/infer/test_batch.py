@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from hantune.data.types import Conversation, Message, Reject
-from hantune.errors import DataError
+from hantune.errors import ConfigError, DataError, RunError
 from hantune.infer.batch import Question, answer_file, read_questions
 from hantune.infer.engine import Engine
 from hantune.infer.sample import SamplingParams
 from hantune.log import console
+from hantune.paths import held
 
 PARAMS = SamplingParams(max_tokens=5, temperature=0.8, seed=3)
 TEXTS = [
@@ -186,3 +187,26 @@ def test_other_weights_under_the_same_name_begin_anew(
     before = _identity(llama)
     tiny_llama(llama.encoder.tokenizer, seed=9).save_pretrained(folder)
     assert _identity(llama) != before
+
+
+@pytest.mark.parametrize("name", ["问题.jsonl", "."])
+def test_an_output_that_would_destroy_something_is_refused(
+    llama: Engine, questions: Path, tmp_path: Path, name: str
+) -> None:
+    before = questions.read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        answer_file(llama, questions, tmp_path / name, PARAMS)
+    assert caught.value.code == "infer.bad-output"
+    assert [path.name for path in tmp_path.iterdir()] == [questions.name]
+    assert questions.read_bytes() == before
+
+
+def test_two_processes_do_not_write_one_file(llama: Engine, questions: Path, tmp_path: Path) -> None:
+    output = tmp_path / "回答.jsonl"
+    with held(tmp_path / "回答.jsonl.part"), pytest.raises(RunError) as caught:
+        answer_file(llama, questions, output, PARAMS)
+    assert caught.value.code == "run.in-use"
+    console.warnings.clear()
+    answer_file(llama, questions, output, PARAMS)
+    assert len(rows(output)) == len(TEXTS)
+    assert not console.warnings

@@ -64,6 +64,11 @@ def _shard_missing(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def _index_missing(model: Path) -> None:
+    _shard_missing(model)
+    (model / "model.safetensors.index.json").unlink()
+
+
 def _no_config(model: Path) -> None:
     (model / "config.json").unlink()
 
@@ -83,6 +88,7 @@ def _bad_config(model: Path) -> None:
         ("model.lfs-pointer", _config_pointer, "config.json"),
         ("model.torn-file", _torn, "model.safetensors"),
         ("model.shard-missing", _shard_missing, "model-00002-of-00002"),
+        ("model.bad-index", _index_missing, "model-00001-of-00002"),
         ("model.no-config", _no_config, "config.json"),
         ("model.bad-config", _bad_config, "model_type"),
     ],
