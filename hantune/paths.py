@@ -88,6 +88,11 @@ class RunFolder:
         """Whether a run was ever started here."""
         return self.config.is_file() and self.events.is_file()
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the run came to an adapter or a model."""
+        return self.adapter.is_dir() or self.model.is_dir()
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder alone. The lock dies with the process, so a killed run never leaves it locked.
@@ -170,9 +175,9 @@ def free_run_folder(wanted: Path) -> RunFolder:
 
 
 def latest_run(root: Path = Path("runs")) -> RunFolder | None:
-    """The run under ``root`` that was written to last, or None."""
+    """The run under ``root`` that was written to last, one with a result before any without; or None."""
     runs = [RunFolder(path) for path in root.iterdir() if RunFolder(path).is_run] if root.is_dir() else []
-    return max(runs, key=lambda run: run.events.stat().st_mtime, default=None)
+    return max(runs, key=lambda run: (run.has_result, run.events.stat().st_mtime), default=None)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from hantune import __version__
 from hantune.log import duration
-from hantune.paths import RunFolder, write_file
+from hantune.paths import RunFolder, quoted, write_file
 from hantune.report.data import Answers, Probe, Record, RunData, inside, number, read_run, spoken
 from hantune.report.plots import loss_chart, rate_chart
-from hantune.report.verdict import quoted, verdict, warnings_of, what_was_done
+from hantune.report.verdict import verdict, warnings_of, what_was_done
 from hantune.report.words import (
     HELD_OUT,
     clipped,

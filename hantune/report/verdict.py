@@ -6,6 +6,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Literal, NamedTuple
 
 from hantune.log import duration
+from hantune.paths import quoted
 from hantune.report.data import RunData, inside, number
 from hantune.report.words import count, decimal
 
@@ -173,8 +174,3 @@ def hub_id(data: RunData) -> str:
     owner, slash, name = path.partition("/")
     is_id = bool(slash and owner.strip(".~") and name) and not set(name) & set("/\\") and not set(owner) & set("\\:")
     return path if is_id and not Path(path).exists() else ""
-
-
-def quoted(path: str) -> str:
-    """A path as one word of a command."""
-    return f'"{path}"' if " " in path else path

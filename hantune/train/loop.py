@@ -21,7 +21,7 @@ from hantune.data.pack import epoch_steps, micro_batches
 from hantune.errors import Interrupted, TrainError
 from hantune.log import EventLog, console
 from hantune.models.loss import supervised_nats
-from hantune.paths import RunFolder
+from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
 from hantune.train.meter import Meter
 from hantune.train.optim import learning_rate_at, make_optimizer, trained_parameters
@@ -134,9 +134,10 @@ class Loop:
                 bar.advance(note=f"损失 {result.loss:.3f}  {self.meter.tokens_per_second:.0f} 词元/秒")
                 self._evaluate_and_save()
         if stop.signal is not None and self.step < total:
+            console.say("收到停止信号: 保存检查点")
             self.save()
             raise Interrupted(
-                stop.signal, f"停在第 {self.step} 步, 检查点已保存", hint=f"接着练: hantune resume {self._run.root}"
+                stop.signal, f"停在第 {self.step} 步, 检查点已保存", hint=f"hantune resume {quoted(self._run.root)}"
             )
 
     def samples_of_step(self, step: int) -> np.ndarray:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
+import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,12 +21,11 @@ from hantune import __version__
 from hantune.config.schema import RunConfig
 from hantune.errors import RunError
 from hantune.log import EventLog, console, duration, read_events
-from hantune.paths import RunFolder, free_run_folder, write_file, write_json
+from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
 from hantune.train.loop import Loop
 from hantune.train.parallel import make_accelerator
-from hantune.train.plan import Plan, make_plan
-from hantune.train.precision import Precision, choose_device, choose_precision
+from hantune.train.ready import Ready, get_ready
 from hantune.train.setup import (
     Material,
     check_same_material,
@@ -37,9 +36,6 @@ from hantune.train.setup import (
 )
 from hantune.train.trackers import Trackers
 from hantune.train.watch import Watch
-
-DEFAULT_THREADS = torch.get_num_threads()
-"""Cores without hyper-threads, as torch found them at its start: an earlier run of this process may have set others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +70,23 @@ def train(config: RunConfig) -> TrainResult:
 
     Raises: ConfigError, RefusedError (mask, template, model, folder), DataError, TrainError, Interrupted.
     """
-    from hantune.config.io import dump_config, require_complete
+    from hantune.config.io import require_complete
 
     require_complete(config)
+    config = _with_absolute_paths(config)
     run = free_run_folder(Path(config.train.output_dir or time.strftime("runs/%Y%m%d-%H%M%S")).expanduser())
+    is_new = not run.root.exists()
     with run.lock():
-        material = open_material(config, run)
-        _write_start(run, config, dump_config(config, comments=True))
+        try:
+            material = open_material(config, run)
+            ready = get_ready(config, material)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(run.root, ignore_errors=True)
+            raise
+        _write_start(run, material, ready, config)
         with console.copied_to(run.log):
-            return _perform(config, run, material, recorded=None)
+            return _perform(config, run, material, ready)
 
 
 def resume(folder: Path) -> TrainResult:
@@ -96,15 +100,18 @@ def resume(folder: Path) -> TrainResult:
 
     run = RunFolder(folder)
     if not run.is_run:
-        raise RunError("run.not-a-run", "这个文件夹里没有一次运行", place=str(folder), hint="ls runs/  看看有哪些")
+        hint = f"hantune train {quoted(folder)}" if folder.is_file() else "ls runs/  看看有哪些"
+        raise RunError("run.not-a-run", "这不是一个运行文件夹", place=str(folder), hint=hint)
     config = load_config(run.config).config
     with run.lock():
+        if finished := _finished(run, config):
+            console.say(f"这次运行已经练完 ({finished.steps} 步), 没有要接着练的")
+            return finished
+        recorded = json.loads(run.plan.read_bytes())
         material = open_material(config, run)
-        recorded = json.loads(run.plan.read_bytes()) if run.plan.is_file() else None
-        if recorded is not None:
-            check_same_material(material, config, recorded["fingerprints"], run)
+        check_same_material(material, config, recorded["fingerprints"], run)
         with console.copied_to(run.log):
-            return _perform(config, run, material, recorded=recorded)
+            return _perform(config, run, material, get_ready(config, material, recorded))
 
 
 def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
@@ -114,20 +121,36 @@ def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
     require_complete(config)
     run = RunFolder(scratch)
     material = open_material(config, run)
-    device = choose_device(config.train.device)
-    model, precision = _make_model(config, material, device)
-    plan = _plan(config, material, model)
-    return {**_describe(config, material, model, plan, precision, device), "check": material.check.as_dict()}
+    return {**get_ready(config, material).as_dict(material), "check": material.check.as_dict()}
 
 
-def _write_start(run: RunFolder, config: RunConfig, text: str) -> None:
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Local paths made absolute, so that ``config.yaml`` means the same wherever it is used; hub names stay."""
+
+    def absolute(path: str | None) -> str | None:
+        local = Path(path or "").expanduser()
+        return str(local.resolve()) if path and local.exists() else path
+
+    model = {"path": absolute(config.model.path), "tokenizer": absolute(config.model.tokenizer)}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=model),
+            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
+        }
+    )
+
+
+def _write_start(run: RunFolder, material: Material, ready: Ready, config: RunConfig) -> None:
     """The files that make a folder a run; ``events.jsonl`` comes last, as its presence says the rest is whole."""
     import accelerate
     import peft
     import transformers
 
-    run.root.mkdir(parents=True, exist_ok=True)
-    write_file(run.config, text)
+    from hantune.config.io import dump_config
+
+    write_file(run.config, dump_config(config, comments=True))
+    write_mask_sample(material, run)
+    write_json(run.plan, {**ready.as_dict(material), "fingerprints": fingerprints(material, config)})
     versions = {
         "hantune": __version__,
         "python": platform.python_version(),
@@ -140,20 +163,12 @@ def _write_start(run: RunFolder, config: RunConfig, text: str) -> None:
     write_file(run.events, "")
 
 
-def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded: dict[str, Any] | None) -> TrainResult:
+def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready) -> TrainResult:
     """Train from the newest good checkpoint (or step 0) to the end and write what was learned."""
     start = time.monotonic()
-    device = choose_device(config.train.device)
-    torch.set_num_threads(recorded["threads"] if recorded else config.train.threads or DEFAULT_THREADS)
-    model, precision = _make_model(config, material, device, recorded["precision"]["name"] if recorded else None)
-    plan = _plan(config, material, model)
-    if recorded is None:
-        description = _describe(config, material, model, plan, precision, device)
-        write_mask_sample(material, run)
-        write_json(run.plan, {**description, "fingerprints": fingerprints(material, config)})
-    _say_plan(plan, precision, model)
-    accelerator = make_accelerator(device, precision)
-    model = accelerator.prepare_model(model) if device.type != "cpu" else model
+    ready.say()
+    accelerator = make_accelerator(ready.device, ready.precision)
+    model = accelerator.prepare_model(ready.model) if ready.device.type != "cpu" else ready.model
     checkpoints.sweep_unfinished(run)
     with (
         closing(EventLog(run.events)) as events,
@@ -164,7 +179,7 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded:
         loop = Loop(
             model=model,
             samples=material.train,
-            plan=plan,
+            plan=ready.plan,
             section=config.train,
             pad_id=material.encoder.pad_id,
             accelerator=accelerator,
@@ -187,7 +202,9 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, *, recorded:
             seconds=round(loop.meter.seconds, 2),
             tokens_per_second=round(loop.meter.tokens / loop.meter.seconds, 1) if loop.meter.seconds else 0.0,
         )
-    return _result(run, output, loop, time.monotonic() - start)
+    result = _result(run, config, time.monotonic() - start)
+    console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {output}")
+    return result
 
 
 def _restore(loop: Loop, run: RunFolder, events: EventLog, answers: EventLog) -> None:
@@ -203,73 +220,6 @@ def _restore(loop: Loop, run: RunFolder, events: EventLog, answers: EventLog) ->
     if loop.best is not None and (run.checkpoints / f"step-{loop.best[1]:06d}").is_dir():
         checkpoints.mark_best(run, loop.best[1])
     console.say(f"从第 {checkpoint.step} 步的检查点接着练")
-
-
-def _make_model(
-    config: RunConfig, material: Material, device: torch.device, precision_name: Any = None
-) -> tuple[nn.Module, Precision]:
-    """The model on its device with what is learned set up, and the precision it computes in."""
-    from hantune.models.adapter import attach_lora
-    from hantune.models.load import load_model, require_rows
-
-    is_adapter = config.adapter.kind == "lora"
-    precision = choose_precision(
-        precision_name or config.train.precision,
-        device,
-        is_adapter=is_adapter,
-        num_parameters=_num_parameters(config),
-    )
-    model: nn.Module = load_model(
-        config.model.path, dtype=precision.weights, device=str(device), revision=config.model.revision
-    )
-    require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
-    if config.train.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    if is_adapter:
-        model = attach_lora(model, config.adapter, seed=config.train.seed)
-    return model, precision
-
-
-def _num_parameters(config: RunConfig) -> int:
-    """Numbers in a model folder's weights, read from the headers."""
-    from hantune.models.hub import local_folder
-    from hantune.models.shards import tensor_places
-
-    folder = local_folder(config.model.path, revision=config.model.revision)
-    return sum(math.prod(spec.shape) for _, spec in tensor_places(folder).values())
-
-
-def _plan(config: RunConfig, material: Material, model: nn.Module) -> Plan:
-    from hantune.models.call import bare_model, takes
-
-    can_pack = takes(bare_model(model), "position_ids")
-    return make_plan(config, num_samples=len(material.train), num_val=len(material.val), can_pack=can_pack)
-
-
-def _describe(
-    config: RunConfig, material: Material, model: nn.Module, plan: Plan, precision: Precision, device: torch.device
-) -> dict[str, Any]:
-    """What ``plan.json`` holds."""
-    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {
-        **plan.as_dict(),
-        "precision": precision.as_dict(),
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "parameters": {"total": sum(p.numel() for p in model.parameters()), "learned": learned},
-        "tokens": int(material.train.lengths.sum()),
-        "dropped": material.train.dropped,
-        "template": material.template.name,
-    }
-
-
-def _say_plan(plan: Plan, precision: Precision, model: nn.Module) -> None:
-    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    console.say(f"数据  训练 {plan.num_samples} 条  验证 {plan.num_val} 条  每步 {plan.samples_per_step} 条")
-    console.say(f"参数  共 {total / 1e6:.1f} 百万, 其中学习 {learned / 1e6:.2f} 百万")
-    console.say(f"精度  {precision.name}: {precision.reason}")
-    console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
 
 
 def _take_best(loop: Loop, run: RunFolder) -> None:
@@ -299,16 +249,31 @@ def _write_output(config: RunConfig, run: RunFolder, material: Material, model: 
     return run.model
 
 
-def _result(run: RunFolder, output: Path, loop: Loop, seconds: float) -> TrainResult:
+def _finished(run: RunFolder, config: RunConfig) -> TrainResult | None:
+    """The result of a run that came to its end and still has its adapter or model."""
+    events = read_events(run.events)
+    if events and events[-1]["event"] == "end" and _output(run, config).is_dir():
+        return _result(run, config, 0.0)
+    return None
+
+
+def _output(run: RunFolder, config: RunConfig) -> Path:
+    return run.adapter if config.adapter.kind == "lora" else run.model
+
+
+def _result(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
+    """What the event log of a finished run says."""
+    end = read_events(run.events, "end")[-1]
     losses = {event["step"]: event["loss"] for event in read_events(run.events, "eval")}
-    console.say(f"训练完成: {loop.step} 步, {duration(seconds)}, 结果在 {output}")
+    best = checkpoints.best_checkpoint(run)
+    kept = best.step if config.train.final == "best" and best is not None else end["step"]
     return TrainResult(
         run=run,
-        output=output,
-        steps=loop.step,
+        output=_output(run, config),
+        steps=end["step"],
         loss_before=losses.get(0),
-        loss_after=losses.get(loop.step),
-        best_step=None if loop.best is None else loop.best[1],
-        tokens_per_second=loop.meter.tokens / loop.meter.seconds if loop.meter.seconds else 0.0,
+        loss_after=losses.get(kept),
+        best_step=None if best is None else best.step,
+        tokens_per_second=end["tokens_per_second"],
         seconds=seconds,
     )

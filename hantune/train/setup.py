@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hantune.data.tokens import Encoder
 
 
+MATERIAL_WORDS = {"model": "底座模型", "data": "数据", "tokenizer": "分词器", "template": "提示模板"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Material:
     """The data of a run, as tokens, with everything that turned it into tokens. ``base``: the model's fingerprint."""
@@ -152,7 +155,7 @@ def check_same_material(
     Raises: ConfigError ``run.changed``.
     """
     found = fingerprints(material, config)
-    changed = [name for name, value in expected.items() if found.get(name) != value]
+    changed = [MATERIAL_WORDS.get(name, name) for name, value in expected.items() if found.get(name) != value]
     if changed:
         raise ConfigError(
             "run.changed",

@@ -7,11 +7,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from hantune.log import console
+from hantune.errors import Interrupted
 
 
 class StopRequest:
-    """While active, the first signal is only noted; a second Ctrl-C interrupts at once."""
+    """While active, the first signal is only noted; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -31,6 +31,5 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
+            raise Interrupted(number, "立即停下了, 上一个检查点还在", hint="hantune resume 运行文件夹")
         self.signal = number
-        console.say("收到停止信号: 做完这一步就保存并退出 (再按一次 Ctrl-C 立即退出)")

@@ -8,7 +8,7 @@ import pytest
 
 from hantune.paths import RunFolder
 from hantune.report.data import RunData, read_run
-from hantune.report.verdict import base_name, hub_id, quoted, verdict, warnings_of, what_was_done
+from hantune.report.verdict import base_name, hub_id, verdict, warnings_of, what_was_done
 
 
 def data(losses: dict[int, float], *, answers: tuple[tuple[str, str], ...] = (), **values: Any) -> RunData:
@@ -121,5 +121,3 @@ def test_what_the_adapter_remembers_of_its_base_comes_first() -> None:
     assert (base_name(run), hub_id(run)) == ("m110", "")
 
 
-def test_a_path_with_a_blank_is_quoted() -> None:
-    assert (quoted("runs/a"), quoted("runs/a b")) == ("runs/a", '"runs/a b"')

@@ -28,7 +28,7 @@ from hantune.log import read_events
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train import precision as precision_module
-from hantune.train import run as run_module
+from hantune.train import ready as ready_module
 from hantune.train.optim import learning_rate_at
 from hantune.train.run import TrainResult, dry_run, resume, train
 from hantune.train.setup import settings_of
@@ -179,11 +179,17 @@ def test_the_written_configuration_repeats_the_run_in_a_new_folder(done: Done) -
     assert story(again.run) == story(done.run)
 
 
-def test_resuming_a_finished_run_changes_nothing(done: Done, tmp_path: Path) -> None:
+def unfinished(run: RunFolder) -> RunFolder:
+    """The run as if it had been killed while it wrote its result."""
+    shutil.rmtree(run.adapter)
+    return run
+
+
+def test_writing_the_result_again_changes_nothing(done: Done, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "copy")
     shutil.copytree(done.run.root, run.root)
     before = folder_bytes(run.root)
-    result = resume(run.root)
+    result = resume(unfinished(run).root)
     after = folder_bytes(run.root)
     moved = {name for name in before if before[name] != after.get(name)}
     assert moved <= {"events.jsonl", "log.txt", ".lock"}
@@ -194,17 +200,30 @@ def test_resuming_a_finished_run_changes_nothing(done: Done, tmp_path: Path) -> 
     assert {**first, "time": 0} == {**second, "time": 0}, "the speed is that of the whole run"
 
 
+def test_resuming_a_finished_run_changes_nothing(done: Done, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "copy")
+    shutil.copytree(done.run.root, run.root)
+    before = folder_bytes(run.root)
+    result = resume(run.root)
+    after = folder_bytes(run.root)
+    assert {name for name in before if before[name] != after.get(name)} <= {".lock"}
+    assert before.keys() == after.keys()
+    assert {**result.as_dict(), "seconds": 0} == {
+        **done.result.as_dict(), "seconds": 0, "run": str(run.root), "output": str(run.adapter),
+    }  # fmt: skip
+
+
 def test_another_dataset_base_or_folder_is_not_resumed(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
     model, data = tmp_path / "model", tmp_path / "data"
     shutil.copytree(tiny_llama_folder, model)
     shutil.copytree(prepared, data)
-    run = train(small_config(model, data, tmp_path / "run", train__max_steps=1)).run
+    run = unfinished(train(small_config(model, data, tmp_path / "run", train__max_steps=1)).run)
     shutil.copytree(data, tmp_path / "kept")
     shutil.rmtree(data)
     from hantune.data.prepare import prepare
 
     prepare([str(write_chats(tmp_path / "other.jsonl", 20))], data)
-    with pytest.raises(ConfigError, match="data") as caught:
+    with pytest.raises(ConfigError, match="数据") as caught:
         resume(run.root)
     assert (caught.value.code, caught.value.exit_code) == ("run.changed", 2)
     shutil.rmtree(data)
@@ -212,7 +231,7 @@ def test_another_dataset_base_or_folder_is_not_resumed(tiny_llama_folder: Path, 
     weights = bytearray((model / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (model / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ConfigError, match="model"):
+    with pytest.raises(ConfigError, match="底座模型"):
         resume(run.root)
     assert code_of(RunError, lambda: resume(tmp_path)) == "run.not-a-run"
 
@@ -223,18 +242,20 @@ def test_threads_and_precision_are_those_the_run_began_with(
     settings = {"train__precision": "auto", "train__threads": None, "train__max_steps": 1}
     with monkeypatch.context() as bf16_machine:
         bf16_machine.setattr(precision_module, "_automatic", lambda *machine: ("bf16", "试验"))
-        bf16_machine.setattr(run_module, "DEFAULT_THREADS", 1)
+        bf16_machine.setattr(ready_module, "DEFAULT_THREADS", 1)
         run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run", **settings)).run
     plan = json.loads(run.plan.read_bytes())
     assert (plan["threads"], plan["precision"]["name"], plan["precision"]["weights"]) == (1, "bf16", "bfloat16")
     asked: list[str] = []
-    choose = run_module.choose_precision
+    choose = ready_module.choose_precision
     monkeypatch.setattr(
-        run_module, "choose_precision", lambda name, *rest, **named: asked.append(name) or choose(name, *rest, **named)
+        ready_module,
+        "choose_precision",
+        lambda name, *rest, **named: asked.append(name) or choose(name, *rest, **named),
     )
-    monkeypatch.setattr(run_module, "DEFAULT_THREADS", 2)
+    monkeypatch.setattr(ready_module, "DEFAULT_THREADS", 2)
     torch.set_num_threads(2)
-    resume(run.root)
+    resume(unfinished(run).root)
     assert (torch.get_num_threads(), asked) == (1, ["bf16"])
 
 
@@ -403,6 +424,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(
 def test_a_changed_setting_is_not_resumed(done: Done, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "copy")
     shutil.copytree(done.run.root, run.root)
+    unfinished(run)
     text = run.config.read_text(encoding="utf-8")
     run.config.write_text(text.replace("rank: 4", "rank: 2"), encoding="utf-8")
     with pytest.raises(ConfigError, match="adapter.rank") as caught:

@@ -13,6 +13,7 @@ from hantune.errors import ConfigError, DataError, ModelError, RefusedError
 from hantune.log import console
 from hantune.paths import RunFolder
 from hantune.train.setup import (
+    MATERIAL_WORDS,
     check_same_material,
     fingerprints,
     open_material,
@@ -80,8 +81,8 @@ def test_only_the_same_material_goes_on(tiny_llama_folder: Path, prepared: Path,
     found = fingerprints(material, config)
     assert set(found) == {"model", "data", "tokenizer", "template", *settings_of(config)}
     check_same_material(material, config, found, run)
-    for name in ("model", "data", "tokenizer", "template", "train.epochs", "data.max_turns"):
-        with pytest.raises(ConfigError, match=name) as caught:
+    for name in (*MATERIAL_WORDS, "train.epochs", "data.max_turns"):
+        with pytest.raises(ConfigError, match=MATERIAL_WORDS.get(name, name)) as caught:
             check_same_material(material, config, {**found, name: "other"}, run)
         assert caught.value.code == "run.changed"
     other = open_material(small_config(tiny_llama_folder, prepared, run.root, template__name="belle"), run)
