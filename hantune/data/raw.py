@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from hantune.data.formats import get_format
-from hantune.data.intake import open_format
+from hantune.data.opening import open_source
 from hantune.data.prepared import Prepared, is_prepared, open_prepared
 from hantune.data.sources import expand, inspect
 from hantune.data.types import Conversation, Reject
@@ -17,35 +16,39 @@ from hantune.data.types import Conversation, Reject
 class RawData:
     """The conversations of raw files; all of them stand for the training part."""
 
-    def __init__(self, given: str, format: str | None = None) -> None:
-        """Raises: DataError ``source.*``."""
+    def __init__(self, given: str, format: str | None = None, me: Sequence[str] = ()) -> None:
+        """``me``: who the user is in a chat log.
+
+        Raises: DataError ``source.*``.
+        """
         self.files = [inspect(place) for place in expand(given)]
         self.format = format
+        self.me = me
         self.whys: list[str] = []
         self.rejected: Counter[str] = Counter()
 
     def conversations(self, part: Literal["train", "val"]) -> Iterator[Conversation]:
         """All usable conversations for ``train``, none for ``val``; ``rejected`` counts the others by reason.
 
-        Raises: DataError ``source.*``, ``format.unknown-fields``.
+        Raises: DataError ``source.*``, ``format.unknown-fields``, ``chatlog.*``.
         """
         if part == "val":
             return
         for file in self.files:
-            found, records = open_format(file, self.format)
-            self.whys.append(f"{file.name}: {found.why}")
-            for _, item in records:
-                for result in (item,) if isinstance(item, Reject) else get_format(found.name).read(item):
+            opened = open_source(file, self.format, self.me)
+            self.whys.append(f"{file.name}: {opened.found.why}")
+            for _, item in opened.items(file):
+                for result in opened.results(item):
                     if isinstance(result, Reject):
                         self.rejected[result.reason] += 1
                     else:
                         yield result
 
 
-def open_data(given: str) -> Prepared | RawData:
+def open_data(given: str, me: Sequence[str] = ()) -> Prepared | RawData:
     """What ``given`` stands for: a PREPARED folder, or raw files.
 
     Raises: DataError ``source.*``.
     """
     path = Path(given).expanduser()
-    return open_prepared(path) if is_prepared(path) else RawData(given)
+    return open_prepared(path) if is_prepared(path) else RawData(given, me=me)
