@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,13 +13,17 @@ class Environment:
 
     no_color: bool
     dumb_terminal: bool
+    home: Path
+    offline: bool
 
 
 def environment() -> Environment:
-    """The present environment: ``NO_COLOR``, ``TERM``, ``CI``."""
+    """The present environment: ``NO_COLOR``, ``TERM``, ``CI``, ``HANTUNE_HOME``, ``HF_HUB_OFFLINE``."""
     return Environment(
         no_color=bool(os.environ.get("NO_COLOR")),
         dumb_terminal=os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI")),
+        home=Path(os.environ.get("HANTUNE_HOME") or Path.home() / ".cache" / "hantune"),
+        offline=os.environ.get("HF_HUB_OFFLINE") == "1",
     )
 
 

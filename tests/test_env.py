@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from hantune.env import environment, set_library_defaults
 
-NAMES = ("NO_COLOR", "TERM", "CI")
+NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE")
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_any_of_them_there_are_defaults() -> None:
     found = environment()
-    assert (found.no_color, found.dumb_terminal) == (False, False)
+    assert (found.no_color, found.dumb_terminal, found.offline) == (False, False, False)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,9 @@ def test_without_any_of_them_there_are_defaults() -> None:
         ("TERM", "dumb", "dumb_terminal", True),
         ("TERM", "xterm", "dumb_terminal", False),
         ("CI", "true", "dumb_terminal", True),
+        ("HANTUNE_HOME", "盘/汉调", "home", Path("盘/汉调")),
+        ("HF_HUB_OFFLINE", "1", "offline", True),
+        ("HF_HUB_OFFLINE", "0", "offline", False),
     ],
 )
 def test_each_is_read_when_it_is_asked_for(

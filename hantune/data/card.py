@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hantune.data.clean.rules import FIXES
+
 REASONS = {
+    "source.too-long": "一行太长",
     "source.broken-json": "不是完整的 JSON",
     "source.broken-csv": "不是完整的 CSV",
     "source.broken-text": "有解不开的字节",
@@ -19,7 +22,26 @@ REASONS = {
     "format.not-text": "内容不是文字",
     "format.tool-turn": "有工具调用",
     "format.nothing-to-learn": "没有要学的回答",
+    "format.user-error": "自己的格式在这一条上出了错",
+    "format.user-skipped": "自己的格式没有要这一条",
     "split.in-val": "和验证数据相同",
+    "split.near-val": "和验证数据很像, 或是同一次聊天",
+    "dedup.exact": "和前面的对话相同",
+    "dedup.near": "和前面的对话很像",
+    "pii.found": "有隐私内容 (--pii drop)",
+    "clean.empty": "清洗以后有一句是空的",
+    "clean.length": "只有标点, 或者太长",
+    "clean.looping": "回答翻来覆去",
+    "clean.chinese": "不是中文",
+    "clean.template": "文字里有模板的控制符",
+    "clean.ads": "像广告",
+    "clean.blocked": "有屏蔽词",
+    "chatlog.no-question": "聊天: 前面没有别人的话",
+    "chatlog.no-answer": "聊天: 你没有回",
+    "chatlog.late-answer": "聊天: 过了很久才回",
+    "chatlog.cut": "聊天: 被图片, 语音一类隔断",
+    "chatlog.not-text": "聊天: 不是文字",
+    "chatlog.bad-time": "聊天: 读不懂的时间",
     "sampled-out": "抽样时没有选中 (--max-samples)",
 }
 """reason -> what it means."""
@@ -51,6 +73,7 @@ def card(manifest: dict[str, Any]) -> str:
             for reason, count in manifest["dropped"].items()
         ]
         lines += ["", "每一条的原文和原因在 `rejects.jsonl` (抽样没选中的和没用的部分除外)."]
+    lines += _changes(manifest)
     lines += [
         "",
         "## 怎样重做",
@@ -66,13 +89,44 @@ def card(manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _changes(manifest: dict[str, Any]) -> list[str]:
+    """What was done to texts: cleaning with an example a rule, private values by kind, duplicates."""
+    lines: list[str] = []
+    cleaning = manifest.get("clean")
+    if cleaning and cleaning["changed"]:
+        lines += ["", "## 改过的文字", "", "| 规则 | 意思 | 改了几句 | 例: 以前 | 以后 |", "|---|---|---|---|---|"]
+        for name, count in cleaning["changed"].items():
+            sample = cleaning["samples"][name][0]
+            cells = [_cell(sample["before"]), _cell(sample["after"])]
+            lines.append(f"| {name} | {FIXES[name].words} | {count} | {' | '.join(cells)} |")
+    if found := manifest.get("pii", {}).get("found"):
+        lines += ["", "## 隐私", ""]
+        lines += [f"{'去掉了含有' if manifest['flags']['pii'] == 'drop' else '换成了代号'}: "]
+        lines[-1] += ", ".join(f"{kind} {count} 处" for kind, count in found.items())
+    if duplicates := manifest.get("duplicates"):
+        lines += ["", "## 重复", ""]
+        lines += [f"去掉相同的 {duplicates['exact']} 段, 很像的 {duplicates['near']} 段; 每一对在 `rejects.jsonl`."]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """A text inside a cell of a table, for a console and a page alike."""
+    plain = text.replace("|", "\\|").replace("\n", " / ")
+    return plain.encode("gbk", "replace").decode("gbk")
+
+
 def _command(manifest: dict[str, Any]) -> str:
     """The command that makes this folder again from the same files."""
     flags = manifest["flags"]
     paths = [source["path"] for source in manifest["sources"] if source["part"] == "train"]
     words = ["hantune data prepare", *(_quoted(path) for path in paths), "--out DIR"]
     options = {"format": "--format", "max_samples": "--max-samples", "max_turns": "--max-turns", "seed": "--seed"}
-    words += [f"{option} {flags[name]}" for name, option in options.items() if flags[name] is not None]
+    options |= {"pii": "--pii"}
+    words += [f"{option} {flags[name]}" for name, option in options.items() if flags.get(name) is not None]
+    words += [f"--dedup {flags['dedup']}"] if flags.get("dedup", "off") != "off" else []
+    words += [f"--clean {','.join(flags['clean'])}"] if flags.get("clean") else []
+    words += ["--me 你的名字"] if flags.get("me") else []
+    words += ["--block-words 文件"] if flags.get("blocked") else []
     words += [f"--val {_quoted(path)}" for path in flags["val"]] or [f"--val-share {flags['val_share']}"]
     return " ".join(words + (["--strict"] if flags["strict"] else []))
 

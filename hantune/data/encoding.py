@@ -8,14 +8,14 @@ A byte that does not decode becomes a lone surrogate, which no good text holds: 
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import re
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO
 
 from charset_normalizer import from_bytes
 
+from hantune.data.packed import open_bytes
 from hantune.errors import DataError
 
 SAMPLE_BYTES = 1 << 16
@@ -47,39 +47,32 @@ def _mark(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("hantune-mark", _mark)
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked where it is gzip by its first bytes, whatever its name says."""
-    with path.open("rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path, "rb")) if is_gzip else path.open("rb")
-
-
-def open_text(path: Path, encoding: str) -> IO[str]:
+def open_text(path: Path, encoding: str, member: str = "") -> IO[str]:
     """The file as text with its own line ends; undecodable bytes are lone surrogates."""
-    return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors="hantune-mark", newline="\n")
+    return io.TextIOWrapper(open_bytes(path, member), encoding=encoding, errors="hantune-mark", newline="\n")
 
 
-def telling_bytes(path: Path) -> bytes:
+def telling_bytes(path: Path, member: str = "") -> bytes:
     """The first 64 KB, or where they are all ASCII the first block that is not, up to a line end if one is near."""
-    with open_bytes(path) as file:
+    with open_bytes(path, member) as file:
         first = block = file.read(SAMPLE_BYTES)
         while block and block.isascii() and b"\0" not in block:
             block = file.read(SAMPLE_BYTES)
         return (block + file.readline(SAMPLE_BYTES)) if block else first
 
 
-def sniff(path: Path) -> str:
+def sniff(path: Path, member: str = "") -> str:
     """The codec name: ``utf-8``, ``utf-8-sig``, ``gb18030``, ``utf-16`` and kin.
 
     Raises: DataError ``source.encoding`` when the bytes are no text hantune knows.
     """
-    with open_bytes(path) as file:
+    with open_bytes(path, member) as file:
         start = file.read(4)
     if start.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    sample = telling_bytes(path)
+    sample = telling_bytes(path, member)
     found = _utf16(sample) or _utf8_or_gb(sample) or _guess(sample)
     if found is None:
         raise DataError(

@@ -1,15 +1,16 @@
 """The one pass over the sources: records in, conversations to a spool on disk, rejects to their file, tallies kept.
 
-Nothing is held in memory but a few bytes per conversation (its draw, its part, the number of its record); the split
-and the sampling need all draws before the first row can be written, so ``decide`` and ``write_parts`` come after.
+Nothing is held in memory but a few bytes per conversation (its draw, its part, its session, the number of its record);
+the split and the sampling need all draws before the first row can be written, so ``decide`` and ``write_parts`` come
+after.
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,21 +20,38 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hantune.data.clean.pipeline import Pipeline
 from hantune.data.container import Part
-from hantune.data.formats import Detection, detect, get_format
-from hantune.data.prepared import ROWS_PER_GROUP, SCHEMA, Columns, PartWriter, to_conversation
-from hantune.data.sources import RECORD_CHARACTERS, SourceFile, read_parts
-from hantune.data.split import Mask, choose_sample, choose_val, content_id, draw
-from hantune.data.types import Conversation, Reject, Row
+from hantune.data.dedup import PAIRS_SHOWN, Dedup, Pair, Signatures, clusters, exact_duplicates, near_duplicates
+from hantune.data.opening import Item, Opened, open_source
+from hantune.data.prepared import ROWS_PER_GROUP, SCHEMA, Columns, PartWriter
+from hantune.data.sources import RECORD_CHARACTERS, SourceFile
+from hantune.data.split import (
+    Draws,
+    Mask,
+    choose_sample,
+    choose_val,
+    content_id,
+    draw,
+    together,
+)  # fmt: skip
+from hantune.data.turns import Yield
+from hantune.data.types import Conversation, Reject
 from hantune.errors import DataError
 from hantune.log import console
 
-ROWS_TO_DETECT = 50
 FREE, VAL = 0, 1
-KEPT, SAMPLED_OUT, IN_VAL = 0, 1, 2
-FATE_REASONS = {SAMPLED_OUT: "sampled-out", IN_VAL: "split.in-val"}
+KEPT, SAMPLED_OUT, IN_VAL, NEAR_VAL, EXACT, NEAR = range(6)
+FATE_REASONS = {
+    SAMPLED_OUT: "sampled-out",
+    IN_VAL: "split.in-val",
+    NEAR_VAL: "split.near-val",
+    EXACT: "dedup.exact",
+    NEAR: "dedup.near",
+}
 Fates = NDArray[np.uint8]
-Read = Callable[[Row], Iterator[Conversation | Reject]]
+OWN_WISH = ("clean.", "pii.", "dedup.", "chatlog.")
+"""Reasons that are a rule's work or what logs are like: no fault of a record, so nothing for ``--strict``."""
 
 
 @dataclass
@@ -48,23 +66,32 @@ class Tally:
     first_record: int = 0
     has_val: bool = False
     kept: int = 0
+    log: Yield | None = None
 
 
 @dataclass
 class Intake:
-    """The state of the pass. One entry per conversation in ``draws``, ``parts``, ``records``."""
+    """The state of the pass. One entry per conversation in ``draws``, ``parts``, ``sessions``, ``records``."""
 
     folder: Path
     seed: int
     max_turns: int | None = None
     strict: bool = False
+    pipeline: Pipeline = field(default_factory=Pipeline)
+    me: Sequence[str] = ()
+    dedup: Dedup = "off"
     tallies: list[Tally] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     first_places: dict[str, str] = field(default_factory=dict)
     draws: array[int] = field(default_factory=lambda: array("Q"))
     parts: bytearray = field(default_factory=bytearray)
+    sessions: array[int] = field(default_factory=lambda: array("Q"))
     records: array[int] = field(default_factory=lambda: array("Q"))
     read: int = 0
+    pairs: dict[int, Pair] = field(default_factory=dict)
+    """Conversation -> the one it is a duplicate of."""
+    duplicates: Counter[str] = field(default_factory=Counter)
+    some_pairs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def spool(self) -> Path:
@@ -73,6 +100,9 @@ class Intake:
     @property
     def rejects(self) -> Path:
         return self.folder / "rejects.jsonl"
+
+    def __post_init__(self) -> None:
+        self.signatures = Signatures(self.folder / "signatures.bin") if self.dedup == "near" else None
 
     def run(self, files: Sequence[tuple[SourceFile, bool]], format: str | None, has_val: bool) -> None:
         """Read all files: (file, is it a ``--val`` one). ``has_val``: ``--val`` was given, nothing else is held out.
@@ -86,18 +116,19 @@ class Intake:
             self.rejects.open("wb") as rejects,
             console.progress("读入") as bar,
         ):
-            for source, is_val in files:
-                tally = Tally(source, is_val, first_record=self.read)
+            for given, is_val in files:
+                opened = open_source(given, format, self.me)
+                self.pipeline.start(opened.people)
+                source = dataclasses.replace(given, name=self.pipeline.name(given.name))
+                why = self.pipeline.name(opened.found.why)
+                tally = Tally(source, is_val, opened.found.name, why, first_record=self.read, log=opened.log)
                 self.tallies.append(tally)
-                found, records = open_format(source, format)
-                tally.format, tally.why = found
-                read = get_format(found.name).read if found.name else _no_rows
-                for part, item in records:
+                for part, item in opened.items(source):
                     tally.read += 1
                     bar.advance()
                     place = self._place(part, is_val, has_val)
                     tally.has_val |= part == "val" and place == VAL
-                    for reject in self._take(item, read, place, columns):
+                    for reject in self._take(item, opened, place, columns):
                         rejects.write(reject_line(reject))
                     if len(columns) >= ROWS_PER_GROUP:
                         spool.write_batch(columns.take())
@@ -113,7 +144,7 @@ class Intake:
             return "source.val-part" if has_val else VAL
         return FREE
 
-    def _take(self, item: Row | Reject, read: Read, place: int | str, columns: Columns) -> Iterator[Reject]:
+    def _take(self, item: Item, opened: Opened, place: int | str, columns: Columns) -> Iterator[Reject]:
         """Spool the conversations of one record; returns its rejects. A record without any is dropped once."""
         record = self.read
         self.read += 1
@@ -122,45 +153,78 @@ class Intake:
             return
         first: Reject | None = None
         count = len(self.records)
-        for result in (item,) if isinstance(item, Reject) else read(item):
-            if isinstance(result, Reject):
-                if self.strict:
-                    refuse(result)
-                first = first or result
-                yield result
-            else:
+        for result in opened.results(item):
+            if isinstance(result, Conversation):
+                result = self.pipeline.conversation(cut_turns(result, self.max_turns))
+            if isinstance(result, Conversation):
                 self._keep(result, record, place, columns)
+                continue
+            result = self.pipeline.reject(result)
+            if self.strict and not result.reason.startswith(OWN_WISH):
+                refuse(result)
+            first = first or result
+            yield result
         if first and len(self.records) == count:
             self._drop(first.reason, first.source)
 
     def _keep(self, conversation: Conversation, record: int, place: int, columns: Columns) -> None:
-        if self.max_turns:
-            conversation = cut_turns(conversation, self.max_turns)
         id = content_id(conversation)
         columns.add(conversation, id)
         self.draws.append(draw(id, self.seed))
         self.parts.append(place)
+        session = str(conversation.meta.get("session", ""))
+        self.sessions.append(draw(session, self.seed) if session else 0)
         self.records.append(record)
+        if self.signatures:
+            self.signatures.add(conversation)
 
     def _drop(self, reason: str, source: str) -> None:
         self.dropped[reason] += 1
         self.first_places.setdefault(reason, source)
 
     def decide(self, val_share: float, max_samples: int | None) -> tuple[Mask, Fates]:
-        """For each conversation whether it is held out, and its fate (KEPT, SAMPLED_OUT, IN_VAL); fills the tallies."""
+        """For each conversation whether it is held out, and its fate (KEPT, SAMPLED_OUT ...); fills the tallies.
+
+        Nothing is on both sides that is equal, of one session, or with ``--dedup near`` similar.
+        """
         draws, parts = np.frombuffer(self.draws, np.uint64), np.frombuffer(self.parts, np.uint8)
         is_val = parts == VAL
         splits = parts == FREE
         for tally in self.tallies:  # a file with a validation part of its own is not split further
             splits[self._range(tally)] &= not tally.has_val
+        matrix = self.signatures.matrix() if self.signatures else None
+        labels = clusters(matrix, np.sort(np.unique(draws, return_index=True)[1])) if matrix is not None else None
+        groups = together(draws, [draws, labels]) if labels is not None else draws
+        sides = self._sides(groups)
         free = np.flatnonzero(splits)
-        is_val[free] = choose_val(draws[free], val_share)
+        is_val[free] = choose_val(sides[free], val_share)
         fate = np.zeros(len(draws), np.uint8)
+        fate[~is_val & (np.isin(sides, sides[is_val]) | np.isin(groups, groups[is_val]))] = NEAR_VAL
         fate[~is_val & np.isin(draws, draws[is_val])] = IN_VAL
+        if self.dedup != "off":
+            rows = np.flatnonzero(fate == KEPT)
+            rows = rows[np.argsort(~is_val[rows], kind="stable")]
+            self._leave_out(exact_duplicates(draws, rows), EXACT, fate)
+            if matrix is not None and labels is not None:
+                self._leave_out(near_duplicates(matrix, labels, rows[fate[rows] == KEPT]), NEAR, fate)
         candidates = ~is_val & (fate == KEPT)
         fate[candidates & ~choose_sample(draws, candidates, max_samples)] = SAMPLED_OUT
         self._count(fate)
         return is_val, fate
+
+    def _sides(self, groups: Draws) -> Draws:
+        """The draws that decide on the side: of the session in a chat log, of the group of alike ones elsewhere.
+
+        Sessions are not joined by what is said in several (``在吗`` ``在``): that would make one of them all. Where
+        their sides differ, what is alike leaves the training part.
+        """
+        sessions = np.frombuffer(self.sessions, np.uint64)
+        return np.where(sessions == 0, groups, sessions)
+
+    def _leave_out(self, pairs: Sequence[Pair], code: int, fate: Fates) -> None:
+        for pair in pairs:
+            fate[pair.one] = code
+            self.pairs[pair.one] = pair
 
     def _range(self, tally: Tally) -> slice:
         """The conversations that came from one source."""
@@ -182,64 +246,75 @@ class Intake:
     def write_parts(self, is_val: Mask, fate: Fates) -> dict[str, int]:
         """Write ``train.parquet`` and ``val.parquet`` from the spool; returns their rows. The spool is deleted."""
         writers = {part: PartWriter(self.folder / f"{part}.parquet") for part in ("train", "val")}
+        places = self._places_of_kept()
         start = 0
-        with pa.OSFile(str(self.spool)) as file, pa.ipc.open_stream(file) as spool, self.rejects.open("ab") as rejects:
-            for batch in spool:
+        with self.rejects.open("ab") as rejects:
+            for batch in self._spooled():
                 here = slice(start, start + batch.num_rows)
                 kept = fate[here] == KEPT
                 writers["train"].write(batch.filter(pa.array(kept & ~is_val[here])))
                 writers["val"].write(batch.filter(pa.array(kept & is_val[here])))
-                for row in batch.filter(pa.array(fate[here] == IN_VAL)).to_pylist():
-                    reject = in_val(to_conversation(row), row["messages"])
-                    if self.strict:
-                        refuse(reject)
+                for place in np.flatnonzero(fate[here] > SAMPLED_OUT).tolist():
+                    reject = self._left_out(batch.slice(place, 1).to_pylist()[0], start + place, fate, places)
                     self.first_places.setdefault(reject.reason, reject.source)
                     rejects.write(reject_line(reject))
                 start += batch.num_rows
         for writer in writers.values():
             writer.close()
         self.spool.unlink()
+        if self.signatures:
+            self.signatures.close()
         return {part: writer.rows for part, writer in writers.items()}
 
+    def _spooled(self) -> Iterator[pa.RecordBatch]:
+        """The conversations of the pass, in order."""
+        with pa.OSFile(str(self.spool)) as file, pa.ipc.open_stream(file) as spool:
+            yield from spool
 
-def open_format(source: SourceFile, format: str | None) -> tuple[Detection, Iterator[tuple[Part, Row | Reject]]]:
-    """The format of a file, judged from its first rows unless told, and all its records.
+    def _places_of_kept(self) -> dict[int, str]:
+        """Where the conversations stand that others are duplicates of."""
+        wanted = np.unique(np.array([pair.other for pair in self.pairs.values()], np.int64))
+        places: dict[int, str] = {}
+        start = 0
+        for batch in self._spooled() if len(wanted) else ():
+            here = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + batch.num_rows)]
+            sources = batch.column("source").take(pa.array(here - start)).to_pylist()
+            places.update(zip(here.tolist(), sources, strict=True))
+            start += batch.num_rows
+        return places
 
-    Raises: DataError ``source.*``, ``format.unknown-fields``.
-    """
-    records = read_parts(source)
-    if source.container == "prepared":
-        return Detection("messages", "hantune data prepare 的输出"), records
-    if format:
-        return Detection(format, "指定的格式"), records
-    head: list[tuple[Part, Row | Reject]] = []
-    rows: list[Row] = []
-    while len(rows) < ROWS_TO_DETECT and (record := next(records, None)):
-        head.append(record)
-        if isinstance(record[1], Row):
-            rows.append(record[1])
-    found = detect(rows) if rows else Detection("", "没有一条能读的记录")
-    return found, itertools.chain(head, records)
+    def _left_out(self, row: dict[str, Any], number: int, fate: Fates, places: dict[int, str]) -> Reject:
+        """The reject for a conversation that is held out too (an error with ``strict``), or a duplicate."""
+        code = int(fate[number])
+        if code in (EXACT, NEAR):
+            pair = self.pairs[number]
+            like = "相同" if code == EXACT else f"很像 (相似 {pair.similarity:.2f})"
+            detail = f"和 {places[pair.other]} {like}, 只留那一段"
+            self.duplicates[FATE_REASONS[code]] += 1
+            if len(self.some_pairs) < PAIRS_SHOWN:
+                kept = {"kept": places[pair.other], "dropped": row["source"], "similarity": pair.similarity}
+                self.some_pairs.append(kept)
+        elif code == IN_VAL:
+            detail = "这段对话验证数据里也有, 不能拿来训练"
+        else:
+            detail = "验证数据里有和它很像的, 或者同一次聊天里的对话, 不能拿来训练"
+        record = {"messages": row["messages"]}
+        reject = Reject(source=row["source"], reason=FATE_REASONS[code], detail=detail, record=record)
+        is_told = not self.sessions[number]  # sessions meet what others say too: nobody's fault
+        if self.strict and is_told and code in (IN_VAL, NEAR_VAL):
+            refuse(reject)
+        return reject
 
 
-def _no_rows(row: Row) -> Iterator[Conversation | Reject]:
-    """The reader of a file in which every record is broken: never called."""
-    yield from ()
-
-
-def cut_turns(conversation: Conversation, max_turns: int) -> Conversation:
-    """The conversation's first ``max_turns`` pairs of question and answer."""
+def cut_turns(conversation: Conversation, max_turns: int | None) -> Conversation:
+    """The conversation's first ``max_turns`` pairs of question and answer; None is all of them."""
     messages = conversation.messages
+    if max_turns is None:
+        return conversation
     limit = 2 * max_turns + (messages[0].role == "system")
     if len(messages) <= limit:
         return conversation
-    return Conversation(messages=messages[:limit], source=conversation.source, id=conversation.id)
-
-
-def in_val(conversation: Conversation, messages: Any) -> Reject:
-    """The reject for a training conversation that is also held out."""
-    detail = "这段对话验证数据里也有, 不能拿来训练"
-    return Reject(source=conversation.source, reason="split.in-val", detail=detail, record={"messages": messages})
+    return dataclasses.replace(conversation, messages=messages[:limit])
 
 
 def reject_line(reject: Reject) -> bytes:

@@ -7,18 +7,22 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hantune import __version__
 from hantune.data.card import REASONS, card
+from hantune.data.clean.pipeline import Pipeline, chosen_rules
+from hantune.data.clean.pseudonyms import Mode, map_path, write_map
+from hantune.data.dedup import Dedup
 from hantune.data.encoding import NAMES
 from hantune.data.formats import get_format
-from hantune.data.intake import Intake, Tally
+from hantune.data.formats.logs import LOGS
+from hantune.data.intake import OWN_WISH, Intake, Tally
 from hantune.data.prepared import Prepared, fingerprint_of, is_prepared, open_prepared
 from hantune.data.sources import SourceFile, expand, inspect
-from hantune.errors import DataError, RunError
+from hantune.errors import ConfigError, DataError, RunError
 from hantune.log import console
 from hantune.paths import RunFolder, new_folder, write_file, write_json
 
@@ -38,54 +42,104 @@ def prepare(
     val_share: float = 0.05,
     val: Sequence[str] = (),
     seed: int = 42,
+    me: Sequence[str] = (),
+    pii: Mode | None = None,
+    dedup: Dedup = "off",
+    clean: str | None = None,
+    blocked: Path | None = None,
     strict: bool = False,
     replace: bool = False,
+    keep_map: bool = True,
 ) -> dict[str, Any]:
-    """The manifest of ``out``: {read, kept, dropped, train, val, sources, flags, versions, key, fingerprint}.
+    """The manifest of ``out``: {read, kept, dropped, train, val, sources, flags, versions, key, fingerprint}; and of
+    {clean, pii, duplicates} what was asked for.
+
+    ``me``: id or names of the user in chat logs. ``pii`` None masks private values in chat logs only; their map goes
+    beside ``out`` (``keep_map``). ``clean``: names of rules. ``blocked``: a file of words that none may hold.
 
     ``read``, ``kept`` and ``dropped`` count records, and kept + dropped = read; ``train`` and ``val`` count
     conversations (a record with several questions gives several). The same sources and flags give the same bytes, and
     where ``out`` already holds them nothing is done.
 
     Raises: DataError ``source.*``, ``format.unknown-fields``, ``data.nothing-usable``, with ``strict`` the code of the
-        first reject; ConfigError ``format.unknown-name``; RunError ``run.exists``, ``run.in-use``; MachineError.
+        first reject; ConfigError ``format.unknown-name``, ``clean.*``; RunError ``run.exists``,
+        ``run.in-use``; MachineError.
     """
-    if format:
+    if format and format not in LOGS:
         get_format(format)
+    rules, words = chosen_rules(clean), blocked_words(blocked)
     files = [(inspect(place), False) for given in sources for place in expand(given)]
     files += [(inspect(place), True) for given in val for place in expand(given)]
-    flags = {
-        "format": format,
-        "max_samples": max_samples,
-        "max_turns": max_turns,
-        "val_share": val_share,
-        "val": [file.name for file, is_val in files if is_val],
-        "seed": seed,
-        "strict": strict,
-    }
-    key = content_key(files, flags)
+    flags = {"format": format, "max_samples": max_samples, "max_turns": max_turns, "val_share": val_share, "seed": seed,
+             "strict": strict, "pii": pii, "dedup": dedup, "clean": list(rules)}  # fmt: skip
+    key = content_key(files, {**flags, "blocked": words, "me": list(me)}, _versions(rules, dedup))
     done = _already(out, key, replace)
     if done:
         return done.manifest
     with _alone(out), new_folder(out, replace=True) as folder:
-        intake = Intake(folder, seed, max_turns, strict)
+        intake = Intake(folder, seed, max_turns, strict, Pipeline(rules, pii, words), me, dedup)
         intake.run(files, format, has_val=bool(val))
         if not intake.draws:
             names = [tally.source.name for tally in intake.tallies]
             raise nothing_usable(names, intake.read, intake.dropped, intake.first_places)
         rows = intake.write_parts(*intake.decide(0.0 if val else val_share, max_samples))
+        flags |= {"val": [tally.source.name for tally in intake.tallies if tally.is_val]}
+        flags |= {"blocked": len(words), "me": len(me)}  # how many: what they are is private
         identity = {"flags": flags, "key": key, "fingerprint": fingerprint_of(folder)}
-        manifest = {**_accounts(intake), **rows, **identity, "versions": _versions()}
+        manifest = {**_accounts(intake), **rows, **identity, "versions": _versions(rules, dedup)}
         write_json(folder / "manifest.json", manifest)
         write_file(folder / "card.md", card(manifest))
+        _keep_map(map_path(out) if keep_map else None, intake.pipeline, key)
     _warn(manifest, has_val=bool(val))
     return manifest
 
 
-def content_key(files: Sequence[tuple[SourceFile, bool]], flags: dict[str, Any]) -> str:
+def content_key(files: Sequence[tuple[SourceFile, bool]], flags: dict[str, Any], versions: dict[str, Any]) -> str:
     """What the output depends on, as one sha256: bytes and names of the sources, flags, versions."""
-    facts = [[file.name, file.sha256, is_val] for file, is_val in files]
-    return hashlib.sha256(json.dumps([facts, flags, _versions()], sort_keys=True).encode()).hexdigest()
+    facts = [[file.name, file.sha256, is_val, file.part, repr(file.layout)] for file, is_val in files]
+    return hashlib.sha256(json.dumps([facts, flags, versions], sort_keys=True).encode()).hexdigest()
+
+
+def blocked_words(path: Path | None) -> list[str]:
+    """The words of a file, one a line; empty lines and lines that begin with ``#`` are none.
+
+    Raises: ConfigError ``clean.no-words``.
+    """
+    if path is None:
+        return []
+    try:
+        lines = [line.strip() for line in path.expanduser().read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    words = sorted({line for line in lines if line and not line.startswith("#")})
+    if not words:
+        raise ConfigError(
+            "clean.no-words",
+            "这里没有屏蔽词 (要一个 UTF-8 文本文件, 一行一个词)",
+            place=str(path),
+            hint=f"检查文件: cat {path}",
+        )
+    return words
+
+
+def _keep_map(path: Path | None, pipeline: Pipeline, key: str) -> None:
+    """Write the way back from the stand-ins beside the folder, never into it; nowhere inside a run."""
+    if not pipeline.has_masked or not pipeline.masker.stand_ins:
+        return
+    if path is None:
+        console.say("隐私内容换成了代号; 这里是运行文件夹, 不留对照表")
+        return
+    write_map(path, pipeline.masker, key)
+    console.say(f"隐私内容换成了代号, 对照表在 {path} (只有自己能读, 不要和数据放在一起)")
+
+
+def _duplicates(intake: Intake) -> dict[str, Any]:
+    """How many conversations were left out as duplicates, with some pairs (all of them are in ``rejects.jsonl``)."""
+    if intake.dedup == "off":
+        return {}
+    found = intake.duplicates
+    counts = {"exact": found["dedup.exact"], "near": found["dedup.near"]}
+    return {"duplicates": {"mode": intake.dedup, **counts, "pairs": intake.some_pairs}}
 
 
 def _already(out: Path, key: str, replace: bool) -> Prepared | None:
@@ -129,19 +183,24 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _accounts(intake: Intake) -> dict[str, Any]:
-    """What was read, kept and dropped, in all and by source."""
+    """What was read, kept and dropped, in all and by source; what was done to texts."""
     return {
         "read": intake.read,
         "kept": sum(tally.kept for tally in intake.tallies),
         "dropped": dict(sorted(intake.dropped.items())),
         "first_places": dict(sorted(intake.first_places.items())),
         "sources": [_source_entry(tally) for tally in intake.tallies],
+        **intake.pipeline.report(),
+        **_duplicates(intake),
     }
 
 
-def _versions() -> dict[str, Any]:
-    """What else decides about the bytes: the programs, and ``LAYOUT``."""
-    return {"hantune": __version__, "pyarrow": version("pyarrow"), "layout": LAYOUT}
+def _versions(rules: Sequence[str], dedup: Dedup) -> dict[str, Any]:
+    """What else decides about the bytes: the programs that are used, and ``LAYOUT``."""
+    used = ["pyarrow"] + (["rensa"] if dedup == "near" else []) + (["opencc"] if "simplified" in rules else [])
+    with contextlib.suppress(PackageNotFoundError):  # opencc is an extra: its rule says so itself
+        return {"hantune": __version__, **{name: version(name) for name in used}, "layout": LAYOUT}
+    return {"hantune": __version__, "layout": LAYOUT}
 
 
 def _source_entry(tally: Tally) -> dict[str, Any]:
@@ -158,6 +217,7 @@ def _source_entry(tally: Tally) -> dict[str, Any]:
         "part": "val" if tally.is_val else "train",
         "read": tally.read,
         "kept": tally.kept,
+        **({"log": tally.log.as_dict()} if tally.log else {}),
     }
 
 
@@ -189,6 +249,8 @@ def _warn(manifest: dict[str, Any], has_val: bool) -> None:
     dropped = manifest["dropped"]
     if count := dropped.get("split.in-val"):
         console.warn(f"训练数据里有 {count} 条和验证数据相同, 已从训练里去掉 (rejects.jsonl: split.in-val)")
+    if count := dropped.get("split.near-val"):
+        console.warn(f"训练数据里有 {count} 条和验证数据很像, 已从训练里去掉 (rejects.jsonl: split.near-val)")
     if count := dropped.get("source.test-part"):
         console.say(f"文件里的 test 部分 ({count} 条) 没有使用")
     if count := dropped.get("source.val-part"):
@@ -198,6 +260,6 @@ def _warn(manifest: dict[str, Any], has_val: bool) -> None:
         console.warn(f"{why}, 没有验证数据: 训练时看不到验证损失")
     if not manifest["train"]:
         console.warn("没有训练数据, 全部留作验证")
-    broken = sum(count for reason, count in dropped.items() if reason not in QUIET_REASONS)
+    broken = sum(n for reason, n in dropped.items() if reason not in QUIET_REASONS and not reason.startswith(OWN_WISH))
     if broken > manifest["read"] / 2:
         console.warn(f"一半以上的记录 ({broken}/{manifest['read']}) 不能用, 请看 rejects.jsonl")

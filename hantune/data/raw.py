@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from hantune.data.formats import get_format
-from hantune.data.intake import open_format
+from hantune.data.opening import open_source
 from hantune.data.prepare import nothing_usable
 from hantune.data.prepared import Prepared, is_prepared, open_prepared
 from hantune.data.sources import expand, inspect
@@ -18,28 +17,32 @@ from hantune.data.types import Conversation, Reject
 class RawData:
     """The conversations of raw files; all of them stand for the training part."""
 
-    def __init__(self, given: str, format: str | None = None) -> None:
-        """Raises: DataError ``source.*``."""
+    def __init__(self, given: str, format: str | None = None, me: Sequence[str] = ()) -> None:
+        """``me``: who the user is in a chat log.
+
+        Raises: DataError ``source.*``.
+        """
         self.files = [inspect(place) for place in expand(given)]
         self.format = format
+        self.me = me
         self.whys: list[str] = []
         self.rejected: Counter[str] = Counter()
 
     def conversations(self, part: Literal["train", "val"]) -> Iterator[Conversation]:
         """All usable conversations for ``train``, none for ``val``; ``rejected`` counts the others by reason.
 
-        Raises: DataError ``source.*``, ``format.unknown-fields``; ``data.nothing-usable`` at the end of files
-            without one usable record.
+        Raises: DataError ``source.*``, ``format.unknown-fields``, ``chatlog.*``; ``data.nothing-usable`` at the end of
+            files without one usable record.
         """
         if part == "val":
             return
         read, found_any, first_places = 0, False, dict[str, str]()
         for file in self.files:
-            found, records = open_format(file, self.format)
-            self.whys.append(f"{file.name}: {found.why}")
-            for _, item in records:
+            opened = open_source(file, self.format, self.me)
+            self.whys.append(f"{file.name}: {opened.found.why}")
+            for _, item in opened.items(file):
                 read += 1
-                for result in (item,) if isinstance(item, Reject) else get_format(found.name).read(item):
+                for result in opened.results(item):
                     if isinstance(result, Reject):
                         self.rejected[result.reason] += 1
                         first_places.setdefault(result.reason, result.source)
@@ -50,10 +53,10 @@ class RawData:
             raise nothing_usable([file.name for file in self.files], read, self.rejected, first_places)
 
 
-def open_data(given: str) -> Prepared | RawData:
+def open_data(given: str, me: Sequence[str] = ()) -> Prepared | RawData:
     """What ``given`` stands for: a PREPARED folder, or raw files.
 
     Raises: DataError ``source.*``.
     """
     path = Path(given).expanduser()
-    return open_prepared(path) if is_prepared(path) else RawData(given)
+    return open_prepared(path) if is_prepared(path) else RawData(given, me=me)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,40 @@ def draw(id: str, seed: int) -> int:
     """A number uniform over 64 bits, fixed by the conversation's text and the seed."""
     salt = seed.to_bytes(16, "little")
     return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8, salt=salt).digest(), "little")
+
+
+def together(draws: Draws, keys: Sequence[NDArray[Any]]) -> Draws:
+    """One draw for all conversations that must stay on one side: equal in any of ``keys``, or so by way of others.
+
+    The draw of a lone conversation, and of equal ones, stays; others get one that hangs on the smallest of theirs, yet
+    is not it, for a large group would nearly always be held out.
+    """
+    groups = [np.unique(key, return_inverse=True)[1].reshape(-1) for key in keys]
+    low, high = draws.copy(), draws.copy()
+    while True:
+        before = low, high
+        for group in groups:
+            low, high = _spread(low, group, np.minimum), _spread(high, group, np.maximum)
+        if (low == before[0]).all() and (high == before[1]).all():
+            sides: Draws = np.where(low == high, draws, _mixed(low))
+            return sides
+
+
+def _spread(values: Draws, group: NDArray[np.int64], least: np.ufunc) -> Draws:
+    """For each conversation the least (or greatest) value of its group."""
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(group[order]) > 0]) if len(group) else order
+    best: Draws = least.reduceat(values[order], starts)[group] if len(group) else values
+    return best
+
+
+def _mixed(values: Draws) -> Draws:
+    """Other numbers, as uniform as these. Source: the finalizer of splitmix64 (Steele et al., OOPSLA 2014)."""
+    mixed: Draws = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 def choose_val(draws: Draws, share: float) -> Mask:

@@ -11,13 +11,15 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from hantune.data.fit import NOTHING_LEFT, Fitted, fit_many
+from hantune.data.bulk import Block, Bulk
+from hantune.data.fit import NOTHING_LEFT
+from hantune.data.pool import cores, ordered_map
 from hantune.data.prepared import Prepared
 from hantune.data.templates.base import Template
 from hantune.data.tokens import Encoder
@@ -27,8 +29,8 @@ from hantune.log import console
 from hantune.paths import new_folder, write_json
 
 FORMAT = 1
-CHUNK = 1024
-"""How many conversations are encoded in one call."""
+MANY = 100_000
+"""Conversations that are worth more than one process."""
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 COLUMNS = {
     "ids": "uint16",  # uint32 for large vocabularies
@@ -112,14 +114,14 @@ def open_tokens(
     folder = prepared.folder / f"tokens-{name}"
     found = _read(folder)
     if found is None:
-        fitted = _fit_all(prepared, part, encoder, template, max_tokens, max_turns)
+        blocks = _encode_all(prepared, part, Bulk(template, encoder, max_tokens, max_turns))
         try:
-            found = _build_on_disk(folder, fitted, types, key)
+            found = _build_on_disk(folder, blocks, types, key)
         except MachineError as error:
             if error.code != "machine.no-write":
                 raise
             console.say(f"{prepared.folder} 不能写入, 词元只留在内存里, 下次要重新分词")
-            found = _build_in_memory(fitted, types)
+            found = _build_in_memory(blocks, types)
     arrays, dropped = found
     rows = np.arange(len(arrays["offsets"]) - 1)
     if max_samples is not None and max_samples < len(rows):
@@ -127,52 +129,59 @@ def open_tokens(
     return TokenStore(arrays, dropped, rows)
 
 
-def _fit_all(
-    prepared: Prepared,
-    part: Literal["train", "val"],
-    encoder: Encoder,
-    template: Template,
-    max_tokens: int,
-    max_turns: int | None,
-) -> Iterator[Fitted]:
-    """Every conversation of a part, fitted, with a progress bar."""
-    conversations = prepared.conversations(part)
-    with console.progress("分词", prepared.count(part)) as bar:
-        while chunk := list(islice(conversations, CHUNK)):
-            yield from fit_many(chunk, template, encoder, max_tokens=max_tokens, max_turns=max_turns)
-            bar.advance(len(chunk))
+class _Groups:
+    """Row groups of a part to blocks; goes to other processes, each of which opens the file for itself."""
+
+    def __init__(self, path: Path, bulk: Bulk) -> None:
+        self._path = path
+        self._bulk = bulk
+        self._file: pq.ParquetFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_file": None}
+
+    def __call__(self, number: int) -> Block:
+        self._file = self._file or pq.ParquetFile(self._path)
+        rows = self._file.read_row_group(number, ["messages", "source"])
+        return self._bulk.encode(rows.combine_chunks().to_batches()[0])
 
 
-def _write(fitted: Iterator[Fitted], files: Mapping[str, IO[bytes]], types: Mapping[str, str]) -> dict[str, int]:
+def _encode_all(prepared: Prepared, part: Literal["train", "val"], bulk: Bulk) -> Iterator[Block]:
+    """The examples of a part, block by block, with a progress bar."""
+    count, path = prepared.count(part), prepared.folder / f"{part}.parquet"
+    groups = range(pq.read_metadata(path).num_row_groups)
+    workers = cores() if count >= MANY else 1
+    with console.progress("分词", count) as bar, ordered_map(_Groups(path, bulk), groups, workers) as blocks:
+        for block in blocks:
+            yield block
+            bar.advance(len(block.lengths) + block.dropped)
+
+
+def _write(blocks: Iterator[Block], files: Mapping[str, IO[bytes]], types: Mapping[str, str]) -> dict[str, int]:
     """Stream the columns into ``files``; returns what was dropped."""
 
-    def put(column: str, values: Sequence[int]) -> None:
-        files[column].write(np.asarray(values, dtype=types[column]).tobytes())
+    def put(column: str, values: Any) -> None:
+        files[column].write(np.asarray(values).astype(types[column], copy=False).tobytes())
 
-    dropped: dict[str, int] = {}
-    tokens = letters = 0
+    dropped = tokens = letters = 0
     put("offsets", [0])
     put("source_offsets", [0])
-    for each in fitted:
-        example = each.example
-        if example is None:
-            dropped[NOTHING_LEFT] = dropped.get(NOTHING_LEFT, 0) + 1
-            continue
-        source = example.source.encode()
-        tokens += len(example.ids)
-        letters += len(source)
-        put("ids", example.ids)
-        put("mask", example.mask)
-        put("offsets", [tokens])
-        put("characters", [each.characters])
-        put("cut", [example.is_cut])
-        put("source_offsets", [letters])
-        files["sources"].write(source)
-    return dropped
+    for block in blocks:
+        put("ids", block.ids)
+        put("mask", block.mask)
+        put("offsets", tokens + np.cumsum(block.lengths))
+        put("characters", block.characters)
+        put("cut", block.cut)
+        put("source_offsets", letters + np.cumsum(block.source_lengths))
+        files["sources"].write(block.sources)
+        tokens += len(block.ids)
+        letters += len(block.sources)
+        dropped += block.dropped
+    return {NOTHING_LEFT: dropped} if dropped else {}
 
 
 def _build_on_disk(
-    folder: Path, fitted: Iterator[Fitted], types: Mapping[str, str], key: Mapping[str, Any]
+    folder: Path, blocks: Iterator[Block], types: Mapping[str, str], key: Mapping[str, Any]
 ) -> tuple[Arrays, dict[str, int]]:
     """Write the store whole or not at all, then map it.
 
@@ -181,7 +190,7 @@ def _build_on_disk(
     with new_folder(folder, replace=True) as temporary:
         with ExitStack() as stack:
             files = {name: stack.enter_context((temporary / f"{name}.bin").open("wb")) for name in types}
-            dropped = _write(fitted, files, types)
+            dropped = _write(blocks, files, types)
         sizes = {name: (temporary / f"{name}.bin").stat().st_size for name in types}
         meta = {"types": dict(types), "sizes": sizes, "dropped": dropped, "key": dict(key)}
         write_json(temporary / "meta.json", meta)
@@ -191,10 +200,10 @@ def _build_on_disk(
     return found
 
 
-def _build_in_memory(fitted: Iterator[Fitted], types: Mapping[str, str]) -> tuple[Arrays, dict[str, int]]:
+def _build_in_memory(blocks: Iterator[Block], types: Mapping[str, str]) -> tuple[Arrays, dict[str, int]]:
     """The same columns without files."""
     files = {name: io.BytesIO() for name in types}
-    dropped = _write(fitted, files, types)
+    dropped = _write(blocks, files, types)
     return {name: np.frombuffer(file.getvalue(), dtype=types[name]) for name, file in files.items()}, dropped
 
 

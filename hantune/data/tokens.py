@@ -16,6 +16,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from hantune.data.borders import BORDER, find_borders, to_points
 from hantune.data.templates.base import Marks
 from hantune.data.types import Example, Rendered
 from hantune.errors import ModelError
@@ -25,6 +28,8 @@ CONTROL_SHAPE = re.compile(r"<[|｜].+[|｜]>|<(start|end)_of_turn>", re.DOTALL)
 PROBES = ("a", "你好 b", "[INST] 中", "\nx", "##")
 """Texts on which the encoders must agree with the model's tokenizer, at the start and after a control token."""
 WITH_PREFIX, WITHOUT_PREFIX, CONTROL = 0, 1, 2
+FEW = 256
+"""Characters below which the Rust backend is as fast as the tables."""
 
 
 class _Control(NamedTuple):
@@ -56,6 +61,9 @@ class Encoder:
             for token in plan["added_tokens"]
             if token["special"]
         }
+        self.control_points = {control.id: BORDER + 1 + n for n, control in enumerate(self._controls.values())}
+        self.borders = find_borders(plan, self._pair[1], list(self.control_points))
+        """The tables that encode without the Rust backend; None where the tokenizer does not allow it."""
         self.marks = self._read_marks()
         self._after_control = self._probe()
         self.fingerprint = _hash(plan, self.marks)
@@ -66,6 +74,15 @@ class Encoder:
         ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
         self.unknown_id: int | None = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to encode: not the tokenizer of transformers, whose import takes seconds."""
+        return vars(self) | {"tokenizer": None, "_pair": [encoder.to_str() for encoder in self._pair]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _pair=tuple(_plain_encoder(text) for text in state["_pair"]))
+        if self.borders is not None:
+            self.borders.bare = self._pair[1]
 
     def _read_marks(self) -> Marks:
         """BOS only where the tokenizer adds one by itself: BLOOM has a ``<s>`` that it never uses."""
@@ -116,13 +133,10 @@ class Encoder:
         return list(self.encode(rendered).ids)
 
     def encode_many(self, texts: Sequence[Rendered], sources: Sequence[str] = ()) -> list[Example]:
-        """Ids and mask of many texts, in one call of the Rust backend an encoder; equal segments are encoded once."""
+        """Ids and mask of many texts, all their segments encoded at once; equal segments are encoded once."""
         tables: tuple[dict[str, int], dict[str, int]] = ({}, {})
         layouts = [self._layout(rendered, tables) for rendered in texts]
-        encoded = [
-            [encoding.ids for encoding in encoder.encode_batch_fast(list(table), add_special_tokens=False)]
-            for encoder, table in zip(self._pair, tables, strict=True)
-        ]
+        encoded = [self._encode_texts(which, list(table)) for which, table in enumerate(tables)]
         examples = []
         for number, layout in enumerate(layouts):
             ids: list[int] = []
@@ -139,16 +153,36 @@ class Encoder:
             examples.append(Example(ids=tuple(ids), mask=tuple(mask), source=source))
         return examples
 
+    def _encode_texts(self, which: int, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text by one of the two encoders."""
+        if self.borders is None or sum(map(len, texts)) < FEW:
+            encodings = self._pair[which].encode_batch_fast(texts, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
+        opened = [self.borders.opening(text) + text for text in texts] if which == WITH_PREFIX else texts
+        sizes = np.fromiter(map(len, opened), np.int64, len(opened))
+        starts = np.cumsum(sizes) - sizes
+        ids, by_point = self.borders.encode(np.insert(to_points("".join(opened)), starts, BORDER))
+        ends = np.cumsum(by_point)[np.cumsum(sizes + 1) - 1].tolist()
+        flat = ids.tolist()
+        return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
     def _layout(self, rendered: Rendered, tables: tuple[dict[str, int], ...]) -> list[tuple[int, int, int]]:
         """(encoder or CONTROL, index into its table or id, learn bit) for each segment; new texts enter ``tables``."""
-        layout: list[tuple[int, int, int]] = []
+        return [
+            (which, text if isinstance(text, int) else tables[which].setdefault(text, len(tables[which])), int(learn))
+            for which, text, learn in self.pieces(rendered)
+        ]
+
+    def pieces(self, rendered: Rendered) -> list[tuple[int, str | int, bool]]:
+        """(encoder, text, learn bit) of each segment that is a text, (CONTROL, id, learn bit) of each control token."""
+        pieces: list[tuple[int, str | int, bool]] = []
         before: _Control | None = None
         which = WITH_PREFIX
         segments = rendered.segments
         for number, (text, learn, control) in enumerate(segments):
             token = self._controls.get(text) if control else None
             if token is not None:
-                layout.append((CONTROL, token.id, int(learn)))
+                pieces.append((CONTROL, token.id, learn))
                 which = self._after_control
             else:
                 if before is not None and before.rstrip:
@@ -158,11 +192,10 @@ class Encoder:
                     swallows = self._controls.get(following.text)
                     text = text.rstrip() if swallows is not None and swallows.lstrip else text
                 if text:
-                    table = tables[which]
-                    layout.append((which, table.setdefault(text, len(table)), int(learn)))
+                    pieces.append((which, text, learn))
                     which = WITHOUT_PREFIX
             before = token
-        return layout
+        return pieces
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` without control tokens."""
@@ -221,13 +254,18 @@ def _plan(backend: Any, tokenizer: Any) -> dict[str, Any]:
 
 def _encoders(plan: dict[str, Any]) -> tuple[Any, Any]:
     """The encoder with the tokenizer's dummy prefix and the one without; the same where it has none."""
+    bare = {**plan, **{key: _without_prefix(plan[key]) for key in ("normalizer", "pre_tokenizer")}}
+    encoders = [_plain_encoder(json.dumps(each)) for each in ([plan] if bare == plan else [plan, bare])]
+    return encoders[0], encoders[-1]
+
+
+def _plain_encoder(text: str) -> Any:
+    """The encoder that a ``tokenizer.json`` says, to which control tokens are plain text."""
     from tokenizers import Tokenizer
 
-    bare = {**plan, **{key: _without_prefix(plan[key]) for key in ("normalizer", "pre_tokenizer")}}
-    encoders = [Tokenizer.from_str(json.dumps(each)) for each in ([plan] if bare == plan else [plan, bare])]
-    for encoder in encoders:
-        encoder.encode_special_tokens = True
-    return encoders[0], encoders[-1]
+    encoder = Tokenizer.from_str(text)
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _without_prefix(node: Any) -> Any:

@@ -79,6 +79,8 @@ def _with_answer(row: Row) -> Row:
         return Row(value=_closed(value), source=row.source)
     if not isinstance(value, dict):
         return row
+    if value.keys() == {"text"}:  # a text file of questions
+        value = {"prompt": value["text"]}
     if isinstance(value.get("messages"), list):
         return Row(value={**value, "messages": _closed(value["messages"])}, source=row.source)
     names = {str(name).strip().lower(): name for name in value}

@@ -134,6 +134,7 @@ def open_or_prepare(config: RunConfig, run: RunFolder) -> Prepared:
             val_share=config.data.val_share,
             seed=config.train.seed,
             replace=True,
+            keep_map=False,
         )
     return open_prepared(run.prepared)
 

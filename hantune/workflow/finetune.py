@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hantune.config.schema import RunConfig
-from hantune.errors import DataError, ModelError
+from hantune.errors import ModelError
 from hantune.log import console, read_events
 from hantune.paths import RunFolder, free_run_folder, write_json
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 EVALUATED_DIALOGUES = 16
 """Held-out dialogues answered before and after: enough to see the change, few enough for a CPU."""
 ANSWER_TOKENS = 48
-
-HUB_DIALOGUES = {"lccc-base", "lccc-large", "thu-coai/lccc-base", "thu-coai/lccc"}
-"""Names old guides give; their files must be downloaded first."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -104,17 +100,10 @@ def default_output() -> Path:
 def check_dataset(name: str) -> None:
     """Refuse at once what would only fail after minutes.
 
-    Raises: DataError ``source.hub-name``, ``source.missing``, ``source.wrong-type``.
+    Raises: DataError ``source.missing``, ``source.wrong-type``; NetworkError ``source.hub-unreachable``.
     """
     from hantune.data.sources import expand
 
-    if not Path(name).expanduser().exists() and name.lower() in HUB_DIALOGUES:
-        raise DataError(
-            "source.hub-name",
-            f"{name} 是网上数据集的名字, 现在只能用本地文件",
-            place="--dataset_name",
-            hint="先下载 lccc_base_train.jsonl.gz, 再 --dataset_name lccc_base_train.jsonl.gz",
-        )
     expand(name)
 
 
@@ -150,6 +139,7 @@ def _prepared_folder(job: Job, run: RunFolder) -> Path:
         max_turns=job.max_turns,
         val_share=job.val_share,
         replace=True,
+        keep_map=False,
     )
     console.say(f"读入 {manifest['read']} 条, 训练 {manifest['train']} 条, 验证 {manifest['val']} 条")
     return run.prepared

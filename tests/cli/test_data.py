@@ -56,7 +56,9 @@ def test_prepare_json(source: str, tmp_path: Path, capsys: pytest.CaptureFixture
         (["{folder}/a.jsonl", "--strict"], 5, "format.empty-answer"),
         (["{folder}/a.jsonl", "--format", "alpacca"], 2, "format.unknown-name"),
         (["{folder}/a.jsonl", "--val-share", "2"], 2, "cli.usage"),
-        (["{folder}/a.jsonl", "--dedup", "near"], 2, "cli.usage"),
+        (["{folder}/a.jsonl", "--dedup", "some"], 2, "cli.usage"),
+        (["{folder}/a.jsonl", "--clean", "emojis"], 2, "clean.unknown-rule"),
+        (["{folder}/a.jsonl", "--block-words", "{folder}/no.txt"], 2, "clean.no-words"),
     ],
 )
 def test_prepare_errors(
@@ -65,6 +67,34 @@ def test_prepare_errors(
     words = [word.format(folder=tmp_path) for word in words]
     code, found = envelope(capsys, "data", "prepare", *words, "--out", str(tmp_path / "out"))
     assert (code, found["error"]["code"]) == (exit_code, error)
+
+
+def test_prepare_tells_what_it_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [f"第{i}次: 明天下午的会议改到几点开始, 要带什么 材料" for i in (1, 2)]
+    records = [{"question": text, "answer": "改到三点半, 打13800138000问小王"} for text in asked]
+    source = write(tmp_path / "a.jsonl", [*records, records[0]])
+    words = ["--pii", "mask", "--dedup", "near", "--clean", "default"]
+    assert main(["data", "prepare", source, "--out", str(tmp_path / "out"), *words]) == 0
+    text = capsys.readouterr().out
+    for line in ("清洗  spaces 改了 3 句", "隐私  手机 3 处, 换成了代号", "重复  相同的去掉 1 段, 很像的去掉 1 段"):
+        assert line in text
+
+
+def test_a_chat_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["time,sender,text"]
+    for number in range(6):
+        rows += [
+            f"2024-10-04 1{number}:00:00,张三,第{number}个问题",
+            f"2024-10-04 1{number}:00:30,小李,第{number}个回答",
+        ]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    code, found = envelope(capsys, "data", "prepare", str(path), "--out", str(tmp_path / "out"))
+    assert (code, found["error"]["code"]) == (5, "chatlog.who-am-i")
+    assert main(["data", "prepare", str(path), "--out", str(tmp_path / "out"), "--me", "小李"]) == 0
+    assert "聊天  12 条消息, 用上 12 条, 得到 6 个回答" in capsys.readouterr().out
+    code, found = envelope(capsys, "data", "look", str(path), "--me", "小李", "-n", "1")
+    assert found["result"]["conversations"][0]["messages"][-1]["content"].endswith("个回答")
 
 
 def test_look_at_raw_and_prepared(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,3 +145,23 @@ def test_check(source: str, tmp_path: Path, tiny_llama_folder: Path, capsys: pyt
     (tmp_path / "out" / "val.parquet").write_bytes((tmp_path / "out" / "train.parquet").read_bytes())
     code, found = envelope(capsys, *words)
     assert (code, found["error"]["code"]) == (5, "split.overlap")
+
+
+def test_check_against(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    main(["data", "prepare", source, "--out", out])
+    capsys.readouterr()
+    code, found = envelope(capsys, "data", "check", out)
+    assert (code, found["error"]["code"]) == (2, "cli.usage")
+    other = write(tmp_path / "o.jsonl", [{"question": "完全不同的另一个题目", "answer": "也是另外一种说法"}])
+    assert main(["data", "check", out, "--against", other]) == 0
+    assert "没有重叠" in capsys.readouterr().out
+    code, found = envelope(capsys, "data", "check", out, "--against", source)
+    assert (code, found["error"]["code"]) == (3, "split.leak")
+
+
+def test_export_is_there(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "prepare", source, "--out", str(tmp_path / "out")])
+    capsys.readouterr()
+    words = ["data", "export", str(tmp_path / "out"), "--to", "alpaca", "--out", str(tmp_path / "a.json")]
+    assert main(words) == 0

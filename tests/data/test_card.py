@@ -8,6 +8,9 @@ from typing import Any
 
 from hantune.data import card as module
 from hantune.data.card import REASONS, card
+from hantune.data.clean.rules import FILTERS
+from hantune.data.intake import FATE_REASONS
+from hantune.data.turns import REASONS as YIELD_REASONS
 
 MANIFEST: dict[str, Any] = {
     "read": 10, "kept": 7, "dropped": {"format.roles": 2, "sampled-out": 1},
@@ -38,6 +41,8 @@ def test_every_reason_of_the_code_has_its_words() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    assert set(REASONS) <= literals
+    cleaning = {f"clean.{name}" for name in (*FILTERS, "empty", "blocked")}
+    assert set(REASONS) <= literals | cleaning
+    assert cleaning | set(FATE_REASONS.values()) | set(YIELD_REASONS) <= set(REASONS)
     reasons = {text for text in literals if text.startswith("format.") and " " not in text}
-    assert reasons - set(REASONS) <= {"format.unknown-name", "format."}
+    assert reasons - set(REASONS) <= {"format.unknown-name", "format.user-code", "format."}

@@ -38,6 +38,11 @@ LONG = json.dumps([{"question": "问" * 99, "answer": "答"}] * 900, ensure_asci
         ("a.json", json.dumps({"question": "问", "answer": "答"}, indent=1), "values"),
         ("a.jsonl", '{"question": "' + "长" * 70_000 + f'"}}\n{RECORD}', "lines"),
         ("a.txt", "问\t答\n", "text"),
+        ("a.txt", "问\t答\n\n问\t答\n一句\n", "text"),
+        ("a.txt", "第一段.\n\n第二段.\n", "prose"),
+        ("a.md", "# 标题\n", "prose"),
+        ("a.json", '{"11290": {"messages": []}}', "keyed"),
+        ("a.json", '{\n  "11290": {\n    "messages": []}}', "keyed"),
         ("a.txt", f"{RECORD}\n", "lines"),
         ("a.csv", "question,answer\n", "csv"),
         ("a.tsv.gz", "question\tanswer\n", "csv"),
@@ -50,11 +55,12 @@ def test_layouts(tmp_path: Path, name: str, text: str, layout: str) -> None:
 
 
 def test_text_under_an_unknown_name_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text("# 你好", encoding="utf-8")
+    (tmp_path / "a.rtf").write_text("你好", encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        container_of(tmp_path / "a.md", "utf-8")
+        container_of(tmp_path / "a.rtf", "utf-8")
     assert caught.value.code == "source.wrong-type"
 
 
 def test_suffixes() -> None:
-    assert [suffix_of(Path(name)) for name in ("a.JSON", "a.csv.gz", "b.gz", "c")] == [".json", ".csv", "", ""]
+    names = ("a.JSON", "a.csv.gz", "a.parquet.zst", "a.json.zip", "a.zip", "b.gz", "c")
+    assert [suffix_of(Path(name)) for name in names] == [".json", ".csv", ".parquet", ".json", ".zip", "", ""]

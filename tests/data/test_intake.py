@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hantune.data.intake import FREE, IN_VAL, KEPT, VAL, Intake, cut_turns, open_format, refuse, reject_line
+from hantune.data.intake import EXACT, FREE, IN_VAL, KEPT, NEAR, NEAR_VAL, VAL, Intake, cut_turns, refuse, reject_line
+from hantune.data.opening import open_source
 from hantune.data.sources import inspect
 from hantune.data.types import Conversation, Message, Reject, Row
 from hantune.errors import DataError
@@ -23,9 +24,10 @@ PAIR = '{"question": "问%d", "answer": "答"}'
 
 def test_broken_first_rows_do_not_hide_the_format(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ["{broken"] * 60 + [PAIR % 1])
-    found, records = open_format(inspect(path), None)
-    assert found.name == "pairs"
-    items = [item for _, item in records]
+    source = inspect(path)
+    opened = open_source(source, None)
+    assert (opened.found.name, opened.people, opened.log) == ("pairs", None, None)
+    items = [item for _, item in opened.items(source)]
     assert [type(item) for item in items] == [Reject] * 60 + [Row]
 
 
@@ -67,5 +69,40 @@ def test_a_refused_reject_keeps_its_code_and_place() -> None:
 
 def test_turns_are_cut_after_an_answer() -> None:
     roles = ("system", "user", "assistant", "user", "assistant")
-    whole = Conversation(messages=tuple(Message(role=role, text=role) for role in roles))  # type: ignore[arg-type]
-    assert [len(cut_turns(whole, count).messages) for count in (1, 2, 3)] == [3, 5, 5]
+    messages = tuple(Message(role=role, text=role) for role in roles)  # type: ignore[arg-type]
+    whole = Conversation(messages=messages, meta={"session": "s"})
+    assert [len(cut_turns(whole, count).messages) for count in (1, 2, 3, None)] == [3, 5, 5, 5]
+    assert cut_turns(whole, 1).meta == {"session": "s"}
+
+
+LONG = '{"question": "请问明天下午的会议改到几点开始, 需要带什么材料%s", "answer": "三点半, 带上季度报告和电脑%s"}'
+
+
+def test_similar_conversations_are_left_out_and_stay_on_one_side(tmp_path: Path) -> None:
+    train = write(tmp_path / "t.jsonl", [PAIR % 1, PAIR % 1, LONG % ("", ""), LONG % ("?", ""), LONG % ("吗", "哦")])
+    for dedup, wanted in (("off", [0] * 5), ("exact", [0, EXACT, 0, 0, 0]), ("near", [0, EXACT, 0, NEAR, NEAR])):
+        intake = Intake(tmp_path, seed=0, dedup=dedup)  # type: ignore[arg-type]
+        intake.run([(inspect(train), False)], None, has_val=False)
+        is_val, fate = intake.decide(0.0, None)
+        assert list(fate) == wanted
+        assert intake.read == sum(intake.dropped.values()) + sum(tally.kept for tally in intake.tallies)
+        intake.write_parts(is_val, fate)
+    assert not (tmp_path / "signatures.bin").exists()
+    details = [json.loads(line)["detail"] for line in intake.rejects.read_bytes().splitlines()]
+    assert details[0] == "和 t.jsonl:1 相同, 只留那一段"
+    assert details[1].startswith("和 t.jsonl:3 很像 (相似 0.")
+    assert intake.some_pairs[1] == {
+        "kept": "t.jsonl:3",
+        "dropped": "t.jsonl:4",
+        "similarity": intake.pairs[3].similarity,
+    }
+
+
+def test_what_is_like_val_is_not_trained_on(tmp_path: Path) -> None:
+    val, train = (
+        write(tmp_path / "v.jsonl", [LONG % ("", "")]),
+        write(tmp_path / "t.jsonl", [LONG % ("?", ""), PAIR % 2]),
+    )
+    intake = Intake(tmp_path, seed=0, dedup="near")
+    intake.run([(inspect(train), False), (inspect(val), True)], None, has_val=True)
+    assert list(intake.decide(0.0, None)[1]) == [NEAR_VAL, KEPT, KEPT]

@@ -124,6 +124,12 @@ def test_csv_faults(tmp_path: Path) -> None:
     assert len(found[3][1]["question"]) == 200_000
 
 
+def test_a_table_with_the_line_ends_of_old_macs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        rows(write(tmp_path / "a.csv", "question,answer\r你好,好\r"))
+    assert (caught.value.code, caught.value.place) == ("source.broken-csv", "a.csv:1")
+
+
 def test_a_quote_that_nobody_closed_is_one_reject_with_its_first_line(tmp_path: Path) -> None:
     text = 'question,answer\n你好,好\n"没有闭合,好\n' + "你好,好\n" * 2000
     assert rows(write(tmp_path / "a.csv", text))[1:] == [("a.csv:3", "source.broken-csv")]
@@ -159,8 +165,8 @@ def test_any_text_survives_jsonl(pairs: list[tuple[str, str]], blank_lines: int)
     ("name", "data", "word"),
     [
         ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 99, "Excel"),
-        ("a.csv", b"PK\x03\x04" + b"\0" * 99, "zip"),
-        ("a.json", b"PAR1" + b"\0" * 99, "Parquet"),
+        ("a.json", b"7z\xbc\xaf" + b"\0" * 99, "7z"),
+        ("a.tar", b"a.json".ljust(257, b"\0") + b"ustar" + b"\0" * 99, "tar"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "LFS"),
         ("a.json", b"<!DOCTYPE html><html></html>", "网页"),
         ("a.docx", "你好".encode(), "docx"),

@@ -6,7 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hantune.data.split import MIN_FOR_VAL, Draws, choose_sample, choose_val, content_id, draw
+from hantune.data.split import (
+    MIN_FOR_VAL,
+    Draws,
+    choose_sample,
+    choose_val,
+    content_id,
+    draw,
+    together,
+)  # fmt: skip
 from hantune.data.types import Conversation, Message
 
 DRAWS = st.builds(
@@ -79,3 +87,27 @@ def test_a_larger_sample_contains_a_smaller_one(values: Draws, one: int, other: 
 def test_a_sample_is_no_first_n() -> None:
     chosen = choose_sample(draws(1000), np.ones(1000, bool), 100)
     assert 20 < chosen[:500].sum() < 80
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=30))
+def test_all_that_hang_together_have_one_draw(rows: list[tuple[int, int, int]]) -> None:
+    content = np.array([draw(str(row[0]), 1) for row in rows], np.uint64)
+    keys = [content, *(np.array([row[place] for row in rows], np.int64) for place in (1, 2))]
+    sides = together(content, keys)
+    for key in keys:
+        for value in np.unique(key):
+            assert len(np.unique(sides[key == value])) == 1
+    reached = {
+        side: {row for row, mine in zip(rows, sides.tolist(), strict=True) if mine == side} for side in sides.tolist()
+    }
+    for one, group in reached.items():  # no more than that has
+        for other, others in reached.items():
+            assert one == other or not any(a[i] == b[i] for a in group for b in others for i in range(3))
+
+
+def test_lone_conversations_keep_their_draw_and_large_groups_are_no_likelier_held_out() -> None:
+    values = draws(40_000)
+    keys = np.r_[np.arange(20_000), np.repeat(np.arange(20_000, 20_200), 100)]
+    sides = together(values, [values, keys])
+    assert (sides[:20_000] == values[:20_000]).all()
+    assert abs(choose_val(sides[20_000:], 0.2).mean() - 0.2) < 0.12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from hantune.data import store
+from hantune.data.bulk import Block, Bulk
 from hantune.data.fit import fit
 from hantune.data.prepared import Columns, PartWriter, Prepared
 from hantune.data.store import open_tokens
 from hantune.data.templates import TEMPLATES, get_template
 from hantune.data.tokens import Encoder
-from hantune.data.types import Conversation, Example
+from hantune.data.types import Conversation
 from hantune.errors import MachineError
 from tests.data.dialogues import conversation, encoder_of
 
@@ -76,7 +78,7 @@ def test_columns_speak_of_the_rows(prepared: Prepared, encoder: Encoder) -> None
 
 def test_second_opening_reads_the_first(prepared: Prepared, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = list(open_tokens(prepared, "train", encoder, LLAMA2, 999))
-    monkeypatch.setattr(store, "fit_many", None)
+    monkeypatch.setattr(store, "Bulk", None)
     assert list(open_tokens(prepared, "train", encoder, LLAMA2, 999)) == first
     assert len(token_folders(prepared)) == 1
 
@@ -175,12 +177,24 @@ def test_full_disk_is_told(prepared: Prepared, encoder: Encoder, monkeypatch: py
 def test_large_vocabularies_take_four_bytes(
     prepared: Prepared, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one(conversations: Any, *_: Any, **__: Any) -> list[Any]:
-        return [store.Fitted(Example(ids=(250_000,), mask=(1,)), characters=1) for _ in conversations]
+    def one(bulk: Bulk, batch: Any) -> Block:
+        whole = encode(bulk, batch)
+        return whole._replace(ids=whole.ids.astype(np.int64) + 250_000)
 
+    encode = Bulk.encode
     monkeypatch.setattr(encoder, "vocab_size", 250_680)
-    monkeypatch.setattr(store, "fit_many", one)
-    assert open_tokens(prepared, "val", encoder, LLAMA2, 999)[0].ids == (250_000,)
+    monkeypatch.setattr(Bulk, "encode", one)
+    assert min(open_tokens(prepared, "val", encoder, LLAMA2, 999)[0].ids) >= 250_000
+
+
+def test_many_conversations_are_spread_over_processes(
+    prepared: Prepared, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = list(open_tokens(prepared, "train", encoder, LLAMA2, 999))
+    shutil.rmtree(token_folders(prepared)[0])
+    monkeypatch.setattr(store, "MANY", 1)
+    monkeypatch.setattr(store, "cores", lambda: 2)
+    assert list(open_tokens(prepared, "train", encoder, LLAMA2, 999)) == here
 
 
 def test_rows_are_mapped_not_loaded(prepared: Prepared, encoder: Encoder) -> None:

@@ -127,6 +127,7 @@ def test_every_kind_of_record_is_a_question(tmp_path: Path) -> None:
     assert read("d.json", json.dumps(alpaca)) == [(["问\n料"], "答"), (["问"], None)]
     assert read("e.csv", "question,answer\n问,答\n问二,\n") == [(["问"], "答"), (["问二"], None)]
     assert read("f.csv", "question\n问\n") == [(["问"], None)]
+    assert read("h.txt", "问一\n问二\n") == [(["问一"], None), (["问二"], None)]
     assert read("g.jsonl", '["一", "二", "三", "四"]\n') == [(["一", "二", "三"], "四")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hantune.data.prepare import prepare
-from hantune.errors import DataError, ModelError
+from hantune.errors import HantuneError, ModelError
 from hantune.log import read_events
 from hantune.paths import RunFolder
 from hantune.workflow import finetune as workflow
@@ -95,18 +95,20 @@ def test_a_second_job_takes_the_next_folder_and_an_unstarted_one_is_used(
 
 @pytest.mark.parametrize(
     ("dataset", "code"),
-    [("lccc-base", "source.hub-name"), ("LCCC-large", "source.hub-name"), ("没有.jsonl", "source.missing")],
+    [("lccc-base", "source.hub-unreachable"), ("没有.jsonl", "source.missing")],
 )
 def test_what_cannot_work_is_refused_at_once(
     dataset: str, code: str, tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HANTUNE_HOME", str(tmp_path))
     asked = Job(model=str(tiny_llama_folder), dataset=dataset, output=tmp_path / "out")
     for action in (lambda: check_dataset(dataset), lambda: finetune(asked)):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(HantuneError) as caught:
             action()
         assert caught.value.code == code
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_model_is_refused_before_the_data_are_prepared(chats: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hantune.cli import main
 from hantune.config.schema import RunConfig
 from hantune.data.prepare import prepare
-from hantune.errors import ConfigError, DataError
+from hantune.errors import ConfigError, DataError, NetworkError
 from hantune.log import console
 from hantune.paths import RunFolder
 from hantune.workflow import demo as demo_module
@@ -150,8 +150,12 @@ def test_without_a_model_a_small_one_is_taught(
 
 
 @pytest.mark.parametrize("dataset", ["没有.jsonl", "lccc-base"])
-def test_a_missing_dataset_is_told_before_a_base_is_taught(asked: Asked, dataset: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError):
+def test_a_missing_dataset_is_told_before_a_base_is_taught(
+    asked: Asked, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HANTUNE_HOME", str(tmp_path))
+    with pytest.raises((DataError, NetworkError)):
         perform(Flags(dataset=dataset, output=tmp_path / "out"))
     assert asked.taught_on == ""
 

@@ -8,14 +8,33 @@ A format has ``NAME``, ``SHAPE`` (for people), ``NEEDS`` (the fields it cannot d
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
-from hantune.data.formats import alpaca, belle, kdconv, lccc, messages, pairs, sharegpt
+from hantune.data.formats import (
+    alpaca,
+    belle,
+    crosswoz,
+    firefly,
+    flagalpha,
+    kdconv,
+    lccc,
+    messages,
+    pairs,
+    preference,
+    samsum,
+    sharegpt,
+    text,
+    user,
+)
 from hantune.data.formats.common import describe
 from hantune.data.types import Conversation, Reject, Row
 from hantune.errors import ConfigError, DataError
+
+FIELDS_TO_COMPARE = 100
+"""A record of ten thousand columns is compared with the formats by its first ones."""
 
 
 class Format(Protocol):
@@ -31,8 +50,11 @@ class Format(Protocol):
 
 
 FORMATS: dict[str, Format] = {
-    module.NAME: cast(Format, module) for module in (messages, belle, sharegpt, lccc, kdconv, alpaca, pairs)
-}
+    module.NAME: cast(Format, module)
+    for module in (
+        preference, crosswoz, messages, flagalpha, belle, sharegpt, firefly, lccc, kdconv, samsum, alpaca, pairs, text,
+    )
+}  # fmt: skip
 """name -> format; where two fit equally, the earlier wins (the narrower ones come first)."""
 
 
@@ -44,10 +66,14 @@ class Detection(NamedTuple):
 
 
 def get_format(name: str) -> Format:
-    """The format of that name.
+    """The format of that name; a user's own one only if the command line named it.
 
-    Raises: ConfigError ``format.unknown-name``.
+    Raises: ConfigError ``format.unknown-name``, ``format.user-code``.
     """
+    if name in user.LOADED:
+        return user.LOADED[name]
+    if user.is_user_format(name):
+        raise user.only_on_the_command_line(name)
     if name in FORMATS:
         return FORMATS[name]
     near = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.4)
@@ -92,7 +118,7 @@ def _nearest(value: Any) -> str:
         return messages.NAME if value and isinstance(value[0], dict) else lccc.NAME
     if not isinstance(value, dict):
         return lccc.NAME
-    names = [str(name).strip().lower() for name in value]
+    names = [str(name).strip().lower() for name in itertools.islice(value, FIELDS_TO_COMPARE)]
 
     def likeness(format: Format) -> float:
         return max(sum(closest(field) for field in fields) / len(fields) for fields in format.NEEDS)

@@ -93,6 +93,17 @@ def conversation(row: Row, turns: Iterable[Turn], system: Any = None) -> Convers
     return Conversation(messages=tuple(messages), source=row.source)
 
 
+def whole_text(row: Row, value: Any) -> Conversation | Reject:
+    """A text without question and answer, all of it learned: one message of the assistant."""
+    try:
+        text = plain(value)
+    except NotText:
+        return reject(row, "format.not-text", "text 应当是文字")
+    if not text:
+        return reject(row, "format.empty-answer", "text 是空的")
+    return Conversation(messages=(Message(role="assistant", text=text),), source=row.source)
+
+
 def _broken_rule(messages: list[Message]) -> tuple[str, str] | None:
     """The code and text of the first rule that does not hold."""
     turns = messages[1:] if messages and messages[0].role == "system" else messages

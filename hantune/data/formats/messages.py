@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hantune.data.formats.common import NotText, Turn, conversation, reject, unknown
+from hantune.data.formats.common import NotText, Turn, conversation, reject, unknown, whole_text
 from hantune.data.formats.sharegpt import ROLES, TOOLS
 from hantune.data.types import Conversation, Reject, Row
 
@@ -50,6 +50,9 @@ def read(row: Row) -> Iterator[Conversation | Reject]:
         except NotText:
             yield reject(row, "format.not-text", f"第 {number} 句的内容不是文字 (图片或其它)")
             return
+    if len(turns) == 1 and turns[0].role == "assistant" and items[0].get("learn"):
+        yield whole_text(row, turns[0].text)  # what hantune writes for the format text
+        return
     yield conversation(row, turns)
 
 

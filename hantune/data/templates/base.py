@@ -11,7 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from hantune.data.types import Message, Rendered, Segment
 from hantune.errors import DataError
@@ -86,6 +86,9 @@ class Template(ABC):
 
     name: str
     system: str | None = None
+    turns_on: ClassVar[tuple[str, ...] | None] = None
+    """Texts that change the words around a message; None where anything may (Jinja). With a tuple, messages without
+    these texts and without blanks around them are rendered as constants and themselves (``bulk.py`` needs that)."""
 
     @abstractmethod
     def render(self, messages: Sequence[Message], marks: Marks) -> Rendered:
@@ -154,10 +157,12 @@ def as_turns(messages: Sequence[Message]) -> tuple[str | None, list[Turn]]:
     wrong = next((i for i, m in enumerate(rest) if m.role != ("user", "assistant")[i % 2]), None)
     if wrong is not None or not rest:
         order = " ".join(message.role for message in messages) or "(空)"
+        is_text = bool(rest) and all(message.role == "assistant" for message in rest)
+        mend = "用 hantune data prepare 重新整理数据, 它会切开或去掉这样的对话"
         raise DataError(
             "template.roles",
             f"对话的顺序不对: {order}; 应当是可选的 system, 然后 user 和 assistant 轮流",
-            hint="用 hantune data prepare 重新整理数据, 它会切开或去掉这样的对话",
+            hint="这是没有问答的文字: 用 --template plain (训练时 template.name=plain)" if is_text else mend,
         )
     answers: list[Message | None] = [*rest[1::2], None]
     return system, [Turn(question.text, answer) for question, answer in zip(rest[::2], answers, strict=False)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hantune.data.templates.base import SPECIMENS, Marks, Script, Turn, TurnTemplate, specimen_text
 from hantune.data.types import Message
@@ -22,6 +23,7 @@ PAIRED = "\n\n### Input:\n"
 class Blocks(TurnTemplate):
     """Words around questions and answers; ``opening_paired`` opens when the first question holds ``PAIRED``."""
 
+    turns_on: ClassVar[tuple[str, ...] | None] = (PAIRED,)
     before: str
     after: str
     between: str = ""

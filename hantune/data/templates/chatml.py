@@ -7,6 +7,7 @@ not learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from hantune.data.templates.base import Marks, Script, Turn, TurnTemplate
 
@@ -23,6 +24,8 @@ CHAT_TEMPLATE = (
 
 class ChatML(TurnTemplate):
     """Contents as they stand, each message between its two control tokens."""
+
+    turns_on: ClassVar[tuple[str, ...] | None] = ()
 
     def write(self, script: Script, system: str, turns: Sequence[Turn], marks: Marks) -> None:
         if system:

@@ -7,6 +7,7 @@ EOS is part of the answer and learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from hantune.data.templates.base import Marks, Script, Turn, TurnTemplate
 
@@ -24,6 +25,8 @@ CHAT_TEMPLATE = (
 
 class FlagAlpha(TurnTemplate):
     """Contents as they stand; the prompt ends in ``Assistant: ``, blank included."""
+
+    turns_on: ClassVar[tuple[str, ...] | None] = ()
 
     def write(self, script: Script, system: str, turns: Sequence[Turn], marks: Marks) -> None:
         if system:

@@ -7,6 +7,7 @@ prompt: Meta's 129 tokens would nearly triple the cost of short dialogues. Chine
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from hantune.data.templates.base import Marks, Script, Turn, TurnTemplate
 
@@ -25,6 +26,8 @@ CHAT_TEMPLATE = (
 
 class Llama2(TurnTemplate):
     """Meta's format; the blanks around the answer belong to it and are learned."""
+
+    turns_on: ClassVar[tuple[str, ...] | None] = ()
 
     def write(self, script: Script, system: str, turns: Sequence[Turn], marks: Marks) -> None:
         opening = f"<<SYS>>\n{system.strip()}\n<</SYS>>\n\n" if system.strip() else ""

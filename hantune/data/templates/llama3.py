@@ -7,6 +7,7 @@ its own is rendered by that one; this serves base models, which ship none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from hantune.data.templates.base import Marks, Script, Turn, TurnTemplate
 
@@ -25,6 +26,8 @@ CHAT_TEMPLATE = (
 
 class Llama3(TurnTemplate):
     """Meta's format for Llama 3; ``<|eot_id|>`` ends every message and is learned after answers."""
+
+    turns_on: ClassVar[tuple[str, ...] | None] = ()
 
     def write(self, script: Script, system: str, turns: Sequence[Turn], marks: Marks) -> None:
         script.control(marks.bos)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hantune.data.templates.base import SPECIMENS, Marks, Script, Template, specimen_text
 from hantune.data.types import Message, Rendered
@@ -16,6 +17,8 @@ from hantune.errors import DataError
 @dataclass(frozen=True, kw_only=True)
 class Plain(Template):
     """Any order of messages; what a message may be learned by is its own ``learn``."""
+
+    turns_on: ClassVar[tuple[str, ...] | None] = ()
 
     def render(self, messages: Sequence[Message], marks: Marks) -> Rendered:
         if not messages:

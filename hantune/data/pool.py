@@ -1,0 +1,94 @@
+"""Work spread over processes, its results in the order of the work."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import connection
+from typing import Any, NamedTuple, TypeVar
+
+from hantune.errors import HantuneError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+AHEAD = 3
+"""Items a worker may be ahead of the results that were taken."""
+_function: Callable[[Any], Any]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+class _Failure(NamedTuple):
+    """An error on its way from another process."""
+
+    kind: type[HantuneError]
+    code: str
+    message: str
+    place: str | None
+    hint: str | None
+
+    def error(self) -> HantuneError:
+        return self.kind(self.code, self.message, place=self.place, hint=self.hint)
+
+
+@contextlib.contextmanager
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Iterator[Result]]:
+    """``map(function, items)`` by that many processes; with one or none, here. Items are taken as they are needed.
+
+    ``function`` is sent to each process once, so it may be an object with large tables. The processes are new ones
+    (spawned: a fork of a process with threads may hang), and they end with this one, however it ends.
+    """
+    if workers <= 1:
+        yield map(function, items)
+        return
+    method = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=method, initializer=_begin, initargs=(function,))
+    try:
+        yield _results(pool, iter(items), workers * AHEAD)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _results(pool: ProcessPoolExecutor, items: Iterator[Item], most: int) -> Iterator[Any]:
+    """The results in order, with at most so many items on their way."""
+    waiting: deque[Future[Any]] = deque(pool.submit(_call, item) for item in islice(items, most))
+    while waiting:
+        result = waiting.popleft().result()
+        if isinstance(result, _Failure):
+            raise result.error()
+        waiting.extend(pool.submit(_call, item) for item in islice(items, 1))
+        yield result
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    """What a new process does first: remember the work, and see to it that it does not outlive its parent."""
+    global _function
+    _function = function
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _call(item: Any) -> Any:
+    """The result, or an error of ours as plain values: exceptions with arguments of their own do not travel."""
+    try:
+        return _function(item)
+    except HantuneError as error:
+        return _Failure(type(error), error.code, error.message, error.place, error.hint)

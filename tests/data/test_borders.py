@@ -1,0 +1,132 @@
+"""The tables say what the tokenizer says, for every text; where they could not, there are none."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hantune.data.borders import BORDER, Borders, find_borders, gather, to_points
+from hantune.data.tokens import WITH_PREFIX, WITHOUT_PREFIX, Encoder
+from tests.conftest import SHARED_DATA
+from tests.data.dialogues import FRAGMENTS, encoder_of
+
+HAN = st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF)
+ASCII = st.characters(max_codepoint=0x7F, exclude_characters="\0")
+EMOJI = st.characters(min_codepoint=0x1F300, max_codepoint=0x1FAFF)
+ANY = st.characters(exclude_categories=["Cs"])
+pieces = st.text(HAN, max_size=6) | st.text(ASCII, max_size=8) | st.text(EMOJI, max_size=3) | st.text(ANY, max_size=3)
+texts = st.lists(pieces | st.sampled_from(FRAGMENTS), max_size=8).map("".join)
+EMBEDDED = Path(__file__).parents[2] / "hantune" / "assets" / "tokenizer"
+TOKENIZERS = ["llama2", "chinese-llama-2", "embedded", "sp_tokenizer", "byte_tokenizer"]
+
+
+@pytest.fixture(scope="session", params=TOKENIZERS)
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    """An encoder over each tokenizer, three of them real."""
+    if request.param.endswith("tokenizer"):
+        return encoder_of(request.getfixturevalue(request.param))
+    from hantune.models.load import load_tokenizer
+
+    folder = EMBEDDED if request.param == "embedded" else SHARED_DATA / "tokenizers" / request.param
+    if not folder.is_dir():
+        pytest.skip("needs the real files of ../shared/data")
+    return Encoder(load_tokenizer(folder))
+
+
+def slow(encoder: Encoder, which: int, each: list[str]) -> list[list[int]]:
+    return [list(encoding.ids) for encoding in encoder._pair[which].encode_batch(each, add_special_tokens=False)]
+
+
+@given(given=st.lists(texts, min_size=1, max_size=5), which=st.sampled_from([WITH_PREFIX, WITHOUT_PREFIX]))
+@settings(max_examples=150)
+def test_tables_say_what_the_tokenizer_says(given: list[str], which: int, encoder: Encoder) -> None:
+    filler = "好" * 300  # enough for the tables to be used
+    texts = [*filter(None, given), filler]
+    assert encoder._encode_texts(which, texts) == slow(encoder, which, texts)
+
+
+def test_which_tokenizers_have_tables(encoder: Encoder, request: pytest.FixtureRequest) -> None:
+    is_byte_level = encoder.bytes_of._is_byte_level
+    assert (encoder.borders is None) == is_byte_level
+
+
+def test_no_merge_touches_a_han_character_in_llama_2(llama2_tokenizer: Any) -> None:
+    borders = encoder_of(llama2_tokenizer).borders
+    assert borders is not None
+    assert not borders._left[0x4E00:0xA000].any()
+    assert not borders._right[0x4E00:0xA000].any()
+
+
+def plan_of(tokenizer: Any) -> dict[str, Any]:
+    return dict(json.loads(tokenizer.backend_tokenizer.to_str()))
+
+
+def _change_normalizer(plan: dict[str, Any]) -> None:
+    plan["normalizer"] = {"type": "NFKC"}
+
+
+def _change_splitter(plan: dict[str, Any]) -> None:
+    plan["pre_tokenizer"] = {"type": "Whitespace"}
+
+
+def _take_a_byte(plan: dict[str, Any]) -> None:
+    del plan["model"]["vocab"]["<0x41>"]
+
+
+def _merge_a_byte(plan: dict[str, Any]) -> None:
+    plan["model"]["merges"].append(["<0xE4>", "<0xBD>"])
+
+
+def _add_a_word(plan: dict[str, Any]) -> None:
+    word = {"id": 9999, "content": "你好", "special": False, "normalized": False}
+    plan["added_tokens"].append(word | {"single_word": False, "lstrip": False, "rstrip": False})
+
+
+def _whole_words(plan: dict[str, Any]) -> None:
+    plan["model"]["ignore_merges"] = True
+
+
+@pytest.mark.parametrize(
+    "change", [_change_normalizer, _change_splitter, _take_a_byte, _merge_a_byte, _add_a_word, _whole_words]
+)
+def test_tokenizers_that_break_a_condition_have_none(change: Any, sp_tokenizer: Any) -> None:
+    plan = plan_of(sp_tokenizer)
+    for token in plan["added_tokens"]:
+        token["special"] = True
+    assert find_borders(plan, None, []) is not None
+    broken = copy.deepcopy(plan)
+    change(broken)
+    assert find_borders(broken, None, []) is None
+
+
+def test_words_are_forgotten_before_they_fill_the_memory(sp_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(sp_tokenizer)
+    monkeypatch.setattr("hantune.data.borders.MOST_WORDS", 2)
+    for round in range(3):
+        given = [f"hello {round} world {word} " * 40 for word in ("good", "bad", "things")]
+        assert encoder._encode_texts(WITHOUT_PREFIX, given) == slow(encoder, WITHOUT_PREFIX, given)
+
+
+def test_border_has_no_ids_and_controls_have_theirs(sp_tokenizer: Any) -> None:
+    borders = encoder_of(sp_tokenizer).borders
+    assert isinstance(borders, Borders)
+    controls = list(encoder_of(sp_tokenizer).control_points.items())
+    points = np.concatenate([[BORDER, controls[0][1]], to_points("好"), [controls[1][1], BORDER]]).astype(np.uint32)
+    ids, counts = borders.encode(points)
+    assert (ids[0], ids[-1]) == (controls[0][0], controls[1][0])
+    assert counts.tolist()[:2] == [0, 1]
+    assert counts.tolist()[-2:] == [1, 0]
+    assert borders.encode(np.zeros(0, np.uint32))[0].tolist() == []
+
+
+def test_gather_takes_slices() -> None:
+    source = np.arange(10)
+    assert gather(source, np.array([7, 0, 4]), np.array([2, 0, 3])).tolist() == [7, 8, 4, 5, 6]
+    assert gather(source, np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []
