@@ -74,7 +74,9 @@ def prepare_command(
     pii: Annotated[
         Pii | None,
         typer.Option(
-            "--pii", metavar="WAY", help="隐私内容: mask 换成代号, keep 保留, drop 整段去掉; 不写 = 聊天记录 mask, 其它 keep"
+            "--pii",
+            metavar="WAY",
+            help="隐私内容: mask 换成代号, keep 保留, drop 整段去掉; 不写 = 聊天记录 mask, 其它 keep",
         ),
     ] = None,
     dedup: Annotated[

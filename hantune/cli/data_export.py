@@ -14,7 +14,9 @@ def export_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="整理好的文件夹")],
     to: Annotated[str, typer.Option("--to", metavar="NAME", help="alpaca, sharegpt, messages 或 llamafactory")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="写到哪个文件 (.json 或 .jsonl)")],
-    part: Annotated[Literal["train", "val"], typer.Option("--part", metavar="PART", help="train 训练部分, val 验证部分")] = "train",
+    part: Annotated[
+        Literal["train", "val"], typer.Option("--part", metavar="PART", help="train 训练部分, val 验证部分")
+    ] = "train",
     replace: Annotated[bool, typer.Option("--replace", help="替换已有的文件")] = False,
 ) -> Answer:
     """把整理好的对话写成别的工具的格式; 每一段都读回来核对过, 写不成的不写, 说有多少.
