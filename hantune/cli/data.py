@@ -51,6 +51,17 @@ class Duplicates(Enum):
     near = "near"
 
 
+DedupMode = Annotated[
+    Duplicates, typer.Option("--dedup", help="重复的对话: 不管, 相同的只留一段, 很像的也只留一段")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="用几个进程; 不写 = 有几个核用几个")
+]
+Part = Annotated[
+    str | None, typer.Option("--shard", metavar="I/N", help="只整理 N 份里的第 I 份, 以后把各份的文件夹一起再整理")
+]
+
+
 @command(app, "prepare")
 def prepare_command(
     sources: Annotated[list[str], typer.Argument(metavar="SRC...", help="数据文件或文件夹, 可以有多个")],
@@ -73,9 +84,7 @@ def prepare_command(
     pii: Annotated[
         Pii | None, typer.Option("--pii", help="隐私内容: 换成代号, 保留, 整段去掉; 不写 = 聊天记录换成代号, 其它保留")
     ] = None,
-    dedup: Annotated[
-        Duplicates, typer.Option("--dedup", help="重复的对话: 不管, 相同的只留一段, 很像的也只留一段")
-    ] = Duplicates.off,
+    dedup: DedupMode = Duplicates.off,
     clean: Annotated[
         str | None,
         typer.Option("--clean", metavar="NAMES", help="清洗规则: default, all, 或用逗号连起来的名字; 不写 = 不清洗"),
@@ -85,6 +94,8 @@ def prepare_command(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="有一条不能用就停下报错")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="替换 --out 里以前整理的数据")] = False,
+    workers: Workers = None,
+    shard: Part = None,
 ) -> Answer:
     """把原始对话整理成训练数据: 认格式和编码, 去掉不能用的 (逐条说明), 划分训练和验证."""
     from hantune.data.formats.user import from_command_line
@@ -106,6 +117,8 @@ def prepare_command(
         blocked=block_words,
         strict=strict,
         replace=replace,
+        workers=workers,
+        shard=shard,
     )
     return Answer(result={"out": str(out), **manifest}, text=_prepared_text(manifest, out))
 
@@ -114,6 +127,9 @@ def _prepared_text(manifest: dict[str, Any], out: Path) -> str:
     """What was read, recognised, left out, split and written, and what to do next."""
     from hantune.data.card import REASONS
 
+    if "shard" in manifest:
+        done = f"读入  {manifest['read']} 条, 第 {'/'.join(map(str, manifest['shard']))} 份写到 {out}"
+        return f"{done}\n接着  各份齐了以后: hantune data prepare 各份的文件夹 --out DIR"
     lines = []
     for source in manifest["sources"]:
         lines.append(
