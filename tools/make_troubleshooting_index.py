@@ -21,6 +21,7 @@ AREAS = {
     "clean": "清洗",
     "split": "训练和验证的划分",
     "export": "导出",
+    "shard": "分份整理",
     "template": "提示模板",
     "mask": "学习遮罩",
     "tokens": "词元",

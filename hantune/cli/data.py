@@ -52,6 +52,24 @@ class Duplicates(Enum):
     near = "near"
 
 
+Privacy = Annotated[
+    Pii | None,
+    typer.Option(
+        "--pii",
+        metavar="WAY",
+        help="隐私内容: mask 换成代号, keep 保留, drop 整段去掉; 不写 = 聊天记录 mask, 其它 keep",
+    ),
+]
+DedupMode = Annotated[
+    Duplicates,
+    typer.Option("--dedup", metavar="WAY", help="重复的对话: off 不管, exact 相同的只留一段, near 很像的也只留一段"),
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="用几个进程; 不写 = 有几个核用几个")]
+Part = Annotated[
+    str | None, typer.Option("--shard", metavar="I/N", help="只整理 N 份里的第 I 份, 以后把各份的文件夹一起再整理")
+]
+
+
 @command(app, "prepare")
 def prepare_command(
     sources: Annotated[list[str], typer.Argument(metavar="SRC", help="数据文件或文件夹, 可以有多个")],
@@ -71,20 +89,8 @@ def prepare_command(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="划分和抽样的种子")] = 42,
     me: Me = None,
-    pii: Annotated[
-        Pii | None,
-        typer.Option(
-            "--pii",
-            metavar="WAY",
-            help="隐私内容: mask 换成代号, keep 保留, drop 整段去掉; 不写 = 聊天记录 mask, 其它 keep",
-        ),
-    ] = None,
-    dedup: Annotated[
-        Duplicates,
-        typer.Option(
-            "--dedup", metavar="WAY", help="重复的对话: off 不管, exact 相同的只留一段, near 很像的也只留一段"
-        ),
-    ] = Duplicates.off,
+    pii: Privacy = None,
+    dedup: DedupMode = Duplicates.off,
     clean: Annotated[
         str | None,
         typer.Option("--clean", metavar="NAMES", help="清洗规则: default, all, 或用逗号连起来的名字; 不写 = 不清洗"),
@@ -94,6 +100,8 @@ def prepare_command(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="有一条不能用就停下报错")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="替换 --out 里以前整理的数据")] = False,
+    workers: Workers = None,
+    shard: Part = None,
 ) -> Answer:
     """把原始对话整理成训练数据: 认格式和编码, 去掉不能用的 (逐条说明), 划分训练和验证.
 
@@ -118,6 +126,8 @@ def prepare_command(
         blocked=block_words,
         strict=strict,
         replace=replace,
+        workers=workers,
+        shard=shard,
     )
     return Answer(result={"out": str(out), **manifest}, text=_prepared_text(manifest, out))
 
@@ -126,6 +136,9 @@ def _prepared_text(manifest: dict[str, Any], out: Path) -> str:
     """What was read, recognised, left out, split and written, and what to do next."""
     from hantune.data.card import REASONS
 
+    if "shard" in manifest:
+        done = f"读入  {manifest['read']} 条, 第 {'/'.join(map(str, manifest['shard']))} 份写到 {out}"
+        return f"{done}\n接着  各份齐了以后: hantune data prepare 各份的文件夹 --out DIR"
     lines = []
     for source in manifest["sources"]:
         lines.append(

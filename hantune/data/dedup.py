@@ -81,6 +81,12 @@ class Signatures:
             file.write(signatures(self._waiting).tobytes())
         self._waiting.clear()
 
+    def extend(self, rows: bytes) -> None:
+        """The rows of a block that were made elsewhere."""
+        with self.path.open("ab") as file:
+            file.write(rows)
+        self.count += len(rows) // (4 * PLACES)
+
     def matrix(self) -> Matrix:
         """All rows, mapped from disk."""
         self._flush()

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from hantune.data.clean.pipeline import Pipeline
 from hantune.data.container import Part
 from hantune.data.dedup import PAIRS_SHOWN, Dedup, Pair, Signatures, clusters, exact_duplicates, near_duplicates
-from hantune.data.opening import Item, Opened, open_source
-from hantune.data.prepared import ROWS_PER_GROUP, SCHEMA, Columns, PartWriter
+from hantune.data.opening import Item, Opened
+from hantune.data.prepared import Columns, PartWriter
 from hantune.data.sources import RECORD_CHARACTERS, SourceFile
 from hantune.data.split import (
     Draws,
@@ -38,7 +38,6 @@ from hantune.data.split import (
 from hantune.data.turns import Yield
 from hantune.data.types import Conversation, Reject
 from hantune.errors import DataError
-from hantune.log import console
 
 FREE, VAL = 0, 1
 KEPT, SAMPLED_OUT, IN_VAL, NEAR_VAL, EXACT, NEAR = range(6)
@@ -104,37 +103,7 @@ class Intake:
     def __post_init__(self) -> None:
         self.signatures = Signatures(self.folder / "signatures.bin") if self.dedup == "near" else None
 
-    def run(self, files: Sequence[tuple[SourceFile, bool]], format: str | None, has_val: bool) -> None:
-        """Read all files: (file, is it a ``--val`` one). ``has_val``: ``--val`` was given, nothing else is held out.
-
-        Raises: DataError of the sources; with ``strict`` the first reject as a DataError of its own code.
-        """
-        columns = Columns()
-        with (
-            pa.OSFile(str(self.spool), "wb") as sink,
-            pa.ipc.new_stream(sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4")) as spool,
-            self.rejects.open("wb") as rejects,
-            console.progress("读入") as bar,
-        ):
-            for given, is_val in files:
-                opened = open_source(given, format, self.me)
-                self.pipeline.start(opened.people)
-                source = dataclasses.replace(given, name=self.pipeline.name(given.name))
-                why = self.pipeline.name(opened.found.why)
-                tally = Tally(source, is_val, opened.found.name, why, first_record=self.read, log=opened.log)
-                self.tallies.append(tally)
-                for part, item in opened.items(source):
-                    tally.read += 1
-                    bar.advance()
-                    place = self._place(part, is_val, has_val)
-                    tally.has_val |= part == "val" and place == VAL
-                    for reject in self._take(item, opened, place, columns):
-                        rejects.write(reject_line(reject))
-                    if len(columns) >= ROWS_PER_GROUP:
-                        spool.write_batch(columns.take())
-            spool.write_batch(columns.take())
-
-    def _place(self, part: Part, is_val: bool, has_val: bool) -> int | str:
+    def place(self, part: Part, is_val: bool, has_val: bool) -> int | str:
         """Where a record goes: VAL, FREE (trained on or held out by its draw), or the reason why it is left out."""
         if part == "test":
             return "source.test-part"
@@ -144,7 +113,7 @@ class Intake:
             return "source.val-part" if has_val else VAL
         return FREE
 
-    def _take(self, item: Item, opened: Opened, place: int | str, columns: Columns) -> Iterator[Reject]:
+    def take(self, item: Item, opened: Opened, place: int | str, columns: Columns) -> Iterator[Reject]:
         """Spool the conversations of one record; returns its rejects. A record without any is dropped once."""
         record = self.read
         self.read += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -83,7 +84,7 @@ def _begin(function: Callable[[Any], Any]) -> None:
 
 def _end_with(sentinel: int) -> None:
     connection.wait([sentinel])
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _call(item: Any) -> Any:

@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from hantune import __version__
+from hantune.data.blocks import WHOLE, Block, absorb_all, take_all
 from hantune.data.card import REASONS, card
 from hantune.data.clean.pipeline import Pipeline, chosen_rules
 from hantune.data.clean.pseudonyms import Mode, map_path, write_map
@@ -20,7 +21,9 @@ from hantune.data.encoding import NAMES
 from hantune.data.formats import get_format
 from hantune.data.formats.logs import LOGS
 from hantune.data.intake import OWN_WISH, Intake, Tally
+from hantune.data.pool import cores
 from hantune.data.prepared import Prepared, fingerprint_of, is_prepared, open_prepared
+from hantune.data.shards import is_shard, open_shards, parse_shard, read_shards, tally_of, write_shard
 from hantune.data.sources import SourceFile, expand, inspect
 from hantune.errors import ConfigError, DataError, RunError
 from hantune.log import console
@@ -50,6 +53,8 @@ def prepare(
     strict: bool = False,
     replace: bool = False,
     keep_map: bool = True,
+    workers: int | None = None,
+    shard: str | None = None,
 ) -> dict[str, Any]:
     """The manifest of ``out``: {read, kept, dropped, train, val, sources, flags, versions, key, fingerprint}; and of
     {clean, pii, duplicates} what was asked for.
@@ -65,6 +70,10 @@ def prepare(
         first reject; ConfigError ``format.unknown-name``, ``clean.*``; RunError ``run.exists``,
         ``run.in-use``; MachineError.
     """
+    shards = [Path(given).expanduser() for given in sources]
+    if all(map(is_shard, shards)):
+        return _merge(shards, out, replace)
+    own = parse_shard(shard) if shard else WHOLE
     if format and format not in LOGS:
         get_format(format)
     rules, words = chosen_rules(clean), blocked_words(blocked)
@@ -78,19 +87,51 @@ def prepare(
         return done.manifest
     with _alone(out), new_folder(out, replace=True) as folder:
         intake = Intake(folder, seed, max_turns, strict, Pipeline(rules, pii, words), me, dedup)
-        intake.run(files, format, has_val=bool(val))
-        if not intake.draws:
-            names = [tally.source.name for tally in intake.tallies]
-            raise nothing_usable(names, intake.read, intake.dropped, intake.first_places)
-        rows = intake.write_parts(*intake.decide(0.0 if val else val_share, max_samples))
-        flags |= {"val": [tally.source.name for tally in intake.tallies if tally.is_val]}
+        blocks = take_all(intake, files, format, has_val=bool(val), workers=workers or cores(), shard=own)
         flags |= {"blocked": len(words), "me": len(me)}  # how many: what they are is private
-        identity = {"flags": flags, "key": key, "fingerprint": fingerprint_of(folder)}
-        manifest = {**_accounts(intake), **rows, **identity, "versions": _versions(rules, dedup)}
-        write_json(folder / "manifest.json", manifest)
-        write_file(folder / "card.md", card(manifest))
+        if shard is not None:
+            return write_shard(intake, own, blocks, {"flags": flags, "key": key, "versions": _versions(rules, dedup)})
+        manifest = _finish(intake, blocks, flags, key)
         _keep_map(map_path(out) if keep_map else None, intake.pipeline, key)
     _warn(manifest, has_val=bool(val))
+    return manifest
+
+
+def _finish(intake: Intake, blocks: Iterable[Block], flags: dict[str, Any], key: str) -> dict[str, Any]:
+    """From the blocks to the whole folder; returns the manifest.
+
+    Raises: DataError ``data.nothing-usable``.
+    """
+    absorb_all(intake, blocks)
+    if not intake.draws:
+        names = [tally.source.name for tally in intake.tallies]
+        raise nothing_usable(names, intake.read, intake.dropped, intake.first_places)
+    held_out = [tally.source.name for tally in intake.tallies if tally.is_val]
+    rows = intake.write_parts(*intake.decide(0.0 if held_out else flags["val_share"], flags["max_samples"]))
+    identity = {"flags": {**flags, "val": held_out}, "key": key, "fingerprint": fingerprint_of(intake.folder)}
+    versions = _versions(intake.pipeline.rules, intake.dedup)
+    manifest = {**_accounts(intake), **rows, **identity, "versions": versions}
+    write_json(intake.folder / "manifest.json", manifest)
+    write_file(intake.folder / "card.md", card(manifest))
+    return manifest
+
+
+def _merge(shards: Sequence[Path], out: Path, replace: bool) -> dict[str, Any]:
+    """The PREPARED folder of all shards together: what one run would have written.
+
+    Raises: DataError ``shard.mixed``, ``shard.incomplete``.
+    """
+    record = open_shards(shards)
+    flags, key = record["flags"], record["key"]
+    done = _already(out, key, replace)
+    if done:
+        return done.manifest
+    with _alone(out), new_folder(out, replace=True) as folder:
+        pipeline = Pipeline(tuple(flags["clean"]), flags["pii"])
+        intake = Intake(folder, flags["seed"], flags["max_turns"], flags["strict"], pipeline, (), flags["dedup"])
+        intake.tallies += [tally_of(each) for each in record["sources"]]
+        manifest = _finish(intake, read_shards(shards), flags, key)
+    _warn(manifest, has_val=bool(manifest["flags"]["val"]))
     return manifest
 
 

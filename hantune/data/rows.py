@@ -77,7 +77,7 @@ def broken(source: str, detail: str, record: Any, reason: str = "source.broken-j
     return Reject(source=source, reason=reason, detail=detail, record=text)
 
 
-def _raw_lines(source: SourceFile) -> Iterator[bytes | str | None]:
+def raw_lines(source: SourceFile) -> Iterator[bytes | str | None]:
     """Lines as they stand: bytes where they are UTF-8 (orjson wants them), text elsewhere; None for one too long."""
     if not source.encoding.startswith("utf-8"):
         with source.open_text() as text:
@@ -108,17 +108,20 @@ def too_long(place: str) -> Reject:
 
 def _json_lines(source: SourceFile) -> Iterator[Row | Reject]:
     """One value a line; blank lines are no records."""
-    for number, line in enumerate(_raw_lines(source), 1):
+    for number, line in enumerate(raw_lines(source), 1):
         place = f"{source.place}:{number}"
-        if line is None:
-            yield too_long(place)
-            continue
-        if not line.strip():
-            continue
-        try:
-            yield Row(value=jsonstream.parse(line), source=place)
-        except jsonstream.BrokenValue as error:
-            yield broken(place, str(error), line)
+        if line is None or line.strip():
+            yield parse_line(line, place)
+
+
+def parse_line(line: bytes | str | None, place: str) -> Row | Reject:
+    """The record of one line of JSON; None is a line that was too long to be held."""
+    if line is None:
+        return too_long(place)
+    try:
+        return Row(value=jsonstream.parse(line), source=place)
+    except jsonstream.BrokenValue as error:
+        return broken(place, str(error), line)
 
 
 def _json_values(source: SourceFile) -> Iterator[tuple[Part, Row | Reject]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hantune.data.blocks import absorb_all, take_all
 from hantune.data.intake import EXACT, FREE, IN_VAL, KEPT, NEAR, NEAR_VAL, VAL, Intake, cut_turns, refuse, reject_line
 from hantune.data.opening import open_source
 from hantune.data.sources import inspect
@@ -35,7 +36,7 @@ def test_each_source_has_its_own_format_and_tally(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", [PAIR % i for i in range(5)] + ["{broken"])
     second = write(tmp_path / "b.jsonl", ['["问", "答"]', '["只有问"]'])
     intake = Intake(tmp_path, seed=0)
-    intake.run([(inspect(first), False), (inspect(second), True)], None, has_val=True)
+    absorb_all(intake, take_all(intake, [(inspect(first), False), (inspect(second), True)], None, has_val=True))
     assert bytes(intake.parts) == bytes([FREE] * 5 + [VAL])
     is_val, fate = intake.decide(0.0, None)
     assert list(is_val) == [False] * 5 + [True]
@@ -49,7 +50,7 @@ def test_each_source_has_its_own_format_and_tally(tmp_path: Path) -> None:
 def test_equal_conversations_of_val_are_found_whatever_their_order(tmp_path: Path) -> None:
     val, train = write(tmp_path / "v.jsonl", [PAIR % 1]), write(tmp_path / "t.jsonl", [PAIR % 1, PAIR % 2])
     intake = Intake(tmp_path, seed=0)
-    intake.run([(inspect(val), True), (inspect(train), False)], None, has_val=True)
+    absorb_all(intake, take_all(intake, [(inspect(val), True), (inspect(train), False)], None, has_val=True))
     assert list(intake.decide(0.0, None)[1]) == [KEPT, IN_VAL, KEPT]
 
 
@@ -82,7 +83,7 @@ def test_similar_conversations_are_left_out_and_stay_on_one_side(tmp_path: Path)
     train = write(tmp_path / "t.jsonl", [PAIR % 1, PAIR % 1, LONG % ("", ""), LONG % ("?", ""), LONG % ("吗", "哦")])
     for dedup, wanted in (("off", [0] * 5), ("exact", [0, EXACT, 0, 0, 0]), ("near", [0, EXACT, 0, NEAR, NEAR])):
         intake = Intake(tmp_path, seed=0, dedup=dedup)  # type: ignore[arg-type]
-        intake.run([(inspect(train), False)], None, has_val=False)
+        absorb_all(intake, take_all(intake, [(inspect(train), False)], None, has_val=False))
         is_val, fate = intake.decide(0.0, None)
         assert list(fate) == wanted
         assert intake.read == sum(intake.dropped.values()) + sum(tally.kept for tally in intake.tallies)
@@ -104,5 +105,5 @@ def test_what_is_like_val_is_not_trained_on(tmp_path: Path) -> None:
         write(tmp_path / "t.jsonl", [LONG % ("?", ""), PAIR % 2]),
     )
     intake = Intake(tmp_path, seed=0, dedup="near")
-    intake.run([(inspect(train), False), (inspect(val), True)], None, has_val=True)
+    absorb_all(intake, take_all(intake, [(inspect(train), False), (inspect(val), True)], None, has_val=True))
     assert list(intake.decide(0.0, None)[1]) == [NEAR_VAL, KEPT, KEPT]

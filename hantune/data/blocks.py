@@ -1,0 +1,328 @@
+"""Sources to the intake, block by block, by as many processes as there are.
+
+    records ─ blocks of some thousand ─ take (any process) ─> Taken ─ absorb, in order ─> Intake
+
+What a block gives does not hang on other blocks, but where private values are masked (they are numbered in the order
+of all records) and in chat logs: their blocks are taken here, one after the other. Lines of LCCC with nothing to
+clean are taken at once (``lines.py``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from hantune.data import packed
+from hantune.data.clean.pipeline import SAMPLES, Pipeline
+from hantune.data.dedup import shingles, signatures
+from hantune.data.formats import lccc
+from hantune.data.intake import FREE, VAL, Intake, Tally, reject_line
+from hantune.data.lines import read_lines
+from hantune.data.opening import Opened, open_source
+from hantune.data.pool import ordered_map
+from hantune.data.prepared import SCHEMA, Columns
+from hantune.data.rows import parse_line, raw_lines
+from hantune.data.sources import SourceFile
+from hantune.data.types import Conversation
+from hantune.errors import ConfigError
+from hantune.log import console
+
+RECORDS = 4096
+"""Records of a block (lines, where records are lines)."""
+LARGE = 1 << 24
+"""Bytes from which a file of lines is worth more than one process."""
+Array = np.ndarray[Any, Any]
+
+
+class Taken(NamedTuple):
+    """What became of a block. ``draws``, ``parts``, ``sessions`` and ``records`` go with the rows of ``batch``."""
+
+    batch: pa.RecordBatch
+    draws: Array
+    parts: Array
+    sessions: Array
+    records: Array
+    """The number of each row's record in the block."""
+    rejects: bytes
+    signatures: bytes
+    counts: dict[str, Any]
+    """What else the intake adds up: read, has_val, dropped, first_places, changed, samples, found."""
+
+
+class Lines(NamedTuple):
+    """A block of a file of JSON lines: the number of the first line, and the lines (None: too long to be held)."""
+
+    first: int
+    lines: list[Any]
+
+
+class Block(NamedTuple):
+    """What was taken, from which block of all, of which source (by its place among them)."""
+
+    number: int
+    source: int
+    taken: Taken
+
+
+class Shard(NamedTuple):
+    """Which of how many: 1/4 ... 4/4."""
+
+    number: int = 1
+    total: int = 1
+
+    def takes(self, block: int) -> bool:
+        """Whether block number ``block`` (from 0) is one of this shard's."""
+        return block % self.total == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.total}"
+
+
+WHOLE = Shard()
+"""Everything, in one run."""
+
+
+@dataclass(frozen=True)
+class Taker:
+    """How the blocks of one source are taken; all that another process must know."""
+
+    seed: int
+    opened: Opened
+    pipeline: Pipeline
+    in_order: bool
+    """The pipeline counts on through all blocks; else each has its own."""
+    place: str = ""
+    is_val: bool = False
+    has_val: bool = False
+    """``--val`` was given, nothing else is held out."""
+    max_turns: int | None = None
+    strict: bool = False
+    near: bool = False
+    """Signatures are wanted."""
+
+    def lines(self, block: Lines) -> Taken:
+        """What became of some lines of JSON.
+
+        Raises: with ``strict`` the first reject as a DataError of its own code.
+        """
+        numbered = [(block.first + number, line) for number, line in enumerate(block.lines)]
+        kept = [(number, line) for number, line in numbered if line is None or line.strip()]
+        places = [f"{self.place}:{number}" for number, _ in kept]
+        found = None
+        if self.opened.found.name == lccc.NAME and _is_idle(self.pipeline) and not self.near:
+            lines = [line.strip() if isinstance(line, bytes) else b"" for _, line in kept]
+            found = read_lines(lines, places, self.max_turns)
+        others = np.arange(len(kept)) if found is None else np.setdiff1d(np.arange(len(kept)), found.lines)
+        rest = self.items([(None, parse_line(kept[number][1], places[number])) for number in others.tolist()])
+        if found is None:
+            return rest
+        rows = found.batch.num_rows
+        salt = self.seed.to_bytes(16, "little")
+        ids = found.batch.column("id").to_pylist()
+        draws = b"".join([blake2b(id.encode(), digest_size=8, salt=salt).digest() for id in ids])  # split.draw
+        here = rest._replace(
+            batch=found.batch,
+            draws=np.frombuffer(draws, "<u8"),
+            parts=np.full(rows, VAL if self.is_val else FREE, np.uint8),
+            sessions=np.zeros(rows, np.uint64),
+            records=found.lines.astype(np.uint64),
+            counts=rest.counts | {"read": len(kept)},
+        )
+        return _merged(here, rest, others) if rest.batch.num_rows else here
+
+    def items(self, items: Iterable[tuple[Any, Any]]) -> Taken:
+        """What became of some records, each with the part that its file puts it in.
+
+        Raises: with ``strict`` the first reject as a DataError of its own code.
+        """
+        pipeline = self.pipeline if self.in_order else _fresh(self.pipeline)
+        small = Intake(Path(), self.seed, self.max_turns, self.strict, pipeline)
+        shown = _Shingles() if self.near else None
+        small.signatures = shown  # type: ignore[assignment]
+        columns, rejects, has_val = Columns(), [], False
+        for part, item in items:
+            place = small.place(part, self.is_val, self.has_val)
+            has_val |= part == "val" and place == VAL
+            rejects += [reject_line(reject) for reject in small.take(item, self.opened, place, columns)]
+        counts = {"read": small.read, "has_val": has_val, "dropped": dict(small.dropped)}
+        counts |= {"first_places": small.first_places}
+        if not self.in_order:
+            counts |= {"changed": pipeline.changed, "samples": pipeline.samples, "found": pipeline.masker.found}
+        return Taken(
+            columns.take(),
+            np.array(small.draws, np.uint64),
+            np.array(small.parts, np.uint8),
+            np.array(small.sessions, np.uint64),
+            np.array(small.records, np.uint64),
+            b"".join(rejects),
+            signatures(shown.rows).tobytes() if shown else b"",
+            counts,
+        )
+
+
+@dataclass
+class _Shingles:
+    """The n-grams of a block's conversations."""
+
+    rows: list[list[str]] = field(default_factory=list)
+
+    def add(self, conversation: Conversation) -> None:
+        self.rows.append(shingles(conversation))
+
+
+def _is_idle(pipeline: Pipeline) -> bool:
+    """Whether every conversation comes out as it goes in."""
+    return not (pipeline.rules or pipeline.blocked) and pipeline.mode == "keep"
+
+
+def _fresh(pipeline: Pipeline) -> Pipeline:
+    """A pipeline of the same rules that has seen nothing."""
+    return Pipeline(pipeline.rules, pipeline.pii, pipeline.blocked, mode=pipeline.mode)
+
+
+def _merged(here: Taken, rest: Taken, numbers: Array) -> Taken:
+    """``rest``, whose records have these numbers, put between the rows of ``here``."""
+    records = np.concatenate([here.records, numbers[rest.records.astype(np.int64)].astype(np.uint64)])
+    order = np.argsort(records, kind="stable")
+    batch = pa.concat_batches([here.batch, rest.batch]).take(pa.array(order))
+    draws, parts, sessions = (
+        np.concatenate(pair)[order]
+        for pair in ((here.draws, rest.draws), (here.parts, rest.parts), (here.sessions, rest.sessions))
+    )
+    return here._replace(batch=batch, draws=draws, parts=parts, sessions=sessions, records=records[order])
+
+
+def take_all(
+    intake: Intake,
+    files: Sequence[tuple[SourceFile, bool]],
+    format: str | None,
+    *,
+    has_val: bool,
+    workers: int = 1,
+    shard: Shard = WHOLE,
+) -> Iterator[Block]:
+    """The blocks of all sources that are the shard's, taken by that many processes; each source enters ``tallies``.
+
+    Raises: DataError of the sources; with ``strict`` the first reject as a DataError of its own code; ConfigError
+        ``shard.in-order``.
+    """
+    done = 0
+    for place, (given, is_val) in enumerate(files):
+        opened = open_source(given, format, intake.me)
+        intake.pipeline.start(opened.people)
+        source = dataclasses.replace(given, name=intake.pipeline.name(given.name))
+        why = intake.pipeline.name(opened.found.why)
+        intake.tallies.append(Tally(source, is_val, opened.found.name, why, log=opened.log))
+        in_order = opened.people is not None or intake.pipeline.mode == "mask"
+        if in_order and shard.total > 1:
+            raise ConfigError(
+                "shard.in-order",
+                "聊天记录和 --pii mask 要从头到尾按顺序处理, 不能用 --shard 分开",
+                place=source.name,
+                hint="去掉 --shard; 或者不是聊天记录时用 --pii keep",
+            )
+        pipeline = intake.pipeline if in_order else _fresh(intake.pipeline)
+        taker = Taker(
+            intake.seed, opened, pipeline, in_order, source.place, is_val, has_val,
+            intake.max_turns, intake.strict, intake.dedup == "near",
+        )  # fmt: skip
+        are_lines = not in_order and _are_lines(source) and bool(opened.found.name)
+        blocks = _Own(line_blocks(source) if are_lines else in_blocks(opened.items(source)), shard, done)
+        take = taker.lines if are_lines else taker.items
+        may_travel = are_lines and opened.read.__module__.startswith("hantune.")
+        is_large = source.path.is_file() and source.path.stat().st_size > LARGE
+        with ordered_map(take, blocks, workers if may_travel and is_large else 1) as takings:
+            yield from (Block(blocks.numbers.popleft(), place, taken) for taken in takings)
+        done = blocks.done
+
+
+def _are_lines(source: SourceFile) -> bool:
+    """Whether the records are just the lines of the file."""
+    return source.container == "lines" and not source.sample and source.part is None and source.layout is None
+
+
+def line_blocks(source: SourceFile) -> Iterator[Lines]:
+    """The lines of a file of JSON lines, in blocks.
+
+    Raises: DataError ``source.broken-gzip``, ``source.broken-archive``.
+    """
+    first = 1
+    with packed.errors(source.path, source.member):
+        for lines in in_blocks(raw_lines(source)):
+            yield Lines(first, lines)
+            first += len(lines)
+
+
+def in_blocks(items: Iterable[Any], size: int = RECORDS) -> Iterator[list[Any]]:
+    """The items, so many at a time."""
+    stream = iter(items)
+    while block := list(islice(stream, size)):
+        yield block
+
+
+@dataclass
+class _Own:
+    """Those of some blocks that are a shard's, and their numbers among all blocks."""
+
+    blocks: Iterable[Any]
+    shard: Shard
+    done: int
+    numbers: deque[int] = field(default_factory=deque)
+
+    def __iter__(self) -> Iterator[Any]:
+        for block in self.blocks:
+            self.done += 1
+            if self.shard.takes(self.done - 1):
+                self.numbers.append(self.done - 1)
+                yield block
+
+
+def absorb_all(intake: Intake, blocks: Iterable[Block]) -> None:
+    """Spool the conversations of the blocks, in their order, and add up what they say.
+
+    Raises: what ``take_all`` raises.
+    """
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with (
+        pa.OSFile(str(intake.spool), "wb") as sink,
+        pa.ipc.new_stream(sink, SCHEMA, options=options) as spool,
+        intake.rejects.open("wb") as rejects,
+        console.progress("读入") as bar,
+    ):
+        for block in blocks:
+            _absorb(intake, block)
+            rejects.write(block.taken.rejects)
+            spool.write_batch(block.taken.batch)
+            bar.advance(block.taken.counts["read"])
+
+
+def _absorb(intake: Intake, block: Block) -> None:
+    """Add the numbers of a block to those of the intake."""
+    tally, taken, counts = intake.tallies[block.source], block.taken, block.taken.counts
+    tally.first_record = tally.first_record if tally.read else intake.read
+    tally.read += counts["read"]
+    tally.has_val |= counts["has_val"]
+    intake.draws.frombytes(taken.draws.tobytes())
+    intake.parts += taken.parts.tobytes()
+    intake.sessions.frombytes(taken.sessions.tobytes())
+    intake.records.frombytes((taken.records + np.uint64(intake.read)).tobytes())
+    intake.read += counts["read"]
+    intake.dropped.update(counts["dropped"])
+    intake.first_places = counts["first_places"] | intake.first_places
+    if intake.signatures:
+        intake.signatures.extend(taken.signatures)
+    if "changed" in counts:
+        pipeline = intake.pipeline
+        pipeline.changed.update(counts["changed"])
+        pipeline.masker.found.update(counts["found"])
+        for name, samples in counts["samples"].items():
+            pipeline.samples[name] = (pipeline.samples.get(name, []) + samples)[:SAMPLES]
