@@ -27,18 +27,14 @@ def environment() -> Environment:
     )
 
 
-FEW_CORES = 8
-
-
 def set_library_defaults() -> None:
     """What torch, transformers and tokenizers should do unless the user says otherwise; call before they are imported.
 
-    Silence advice for their own developers. On machines with few cores OpenMP's threads sleep instead of spin while
-    they wait: with other programs running, spinning threads take the core from the one they wait for (measured on 2
-    busy cores: a training step 2 to 6 times slower, docs/decisions.md).
+    Silence advice for their own developers. GNU OpenMP's threads spin only shortly before they sleep: with other
+    programs running, spinning threads take the core from the one they wait for (docs/decisions.md 11).
     """
-    if (os.cpu_count() or 1) <= FEW_CORES:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     for name, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
