@@ -24,7 +24,7 @@ from typing import IO, Any, BinaryIO, cast
 import pyarrow as pa
 
 from hantune.errors import DataError
-from hantune.paths import disk_errors
+from hantune.paths import disk_errors, quoted
 
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 PACKED = (".gz", ".zst", ".zip")
@@ -136,7 +136,7 @@ def errors(path: Path, member: str = "") -> Iterator[None]:
             "source.broken-gzip",
             "压缩文件不完整, 多半没有下载完",
             place=str(path),
-            hint=f"重新下载, 然后 gzip -t {path}",
+            hint=f"重新下载, 然后 gzip -t {quoted(path)}",
         ) from error
     except zipfile.BadZipFile as error:
         raise _broken(place, "压缩包不完整, 多半没有下载完") from error
