@@ -183,6 +183,7 @@ def test_an_answer_that_cannot_be_written_is_an_error(
 def test_ctrl_c_during_the_imports_prints_no_traceback() -> None:
     early = (
         "import os, sys, signal, hantune.__main__ as m\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell ignores it
         "class Finder:\n"
         "    def find_spec(self, name, *rest):\n"
         "        if name == 'hantune.cli': os.kill(os.getpid(), signal.SIGINT)\n"
