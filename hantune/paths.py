@@ -246,16 +246,18 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def write_file(path: Path, data: bytes | str) -> None:
+def write_file(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
     """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder.
 
+    ``mode``: who may read it, from its first byte on (less the umask); 0o600 for what is private.
     Raises: MachineError ``machine.disk-full``, ``machine.no-write``; the old content stays then.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+        temporary.unlink(missing_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -7,7 +7,6 @@ or the model gets no value.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from hantune.data.clean.privacy import NAME, PLACEHOLDER, Found, find, names_pattern
 from hantune.data.types import Conversation, Reject
-from hantune.paths import TEMPORARY, disk_errors, json_bytes, sync_folder
+from hantune.paths import json_bytes, write_file
 
 Mode = Literal["mask", "keep", "drop"]
 """What to do with private values: stand-ins for them, leave them, leave the conversation out."""
@@ -123,18 +122,4 @@ def write_map(path: Path, masker: Masker, key: str) -> None:
 
     Raises: MachineError ``machine.disk-full``, ``machine.no-write``.
     """
-    data = json_bytes({"format": 1, "key": key, "values": masker.entries()})
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        try:
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    write_file(path, json_bytes({"format": 1, "key": key, "values": masker.entries()}), mode=0o600)
