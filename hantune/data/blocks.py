@@ -13,7 +13,6 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,27 +25,29 @@ from hantune.data.clean.pipeline import SAMPLES, Pipeline
 from hantune.data.dedup import shingles, signatures
 from hantune.data.formats import lccc
 from hantune.data.intake import FREE, VAL, Intake, Tally, reject_line
-from hantune.data.lines import read_lines
+from hantune.data.lines import Dialogues, read_lines
 from hantune.data.opening import Opened, open_source
 from hantune.data.pool import ordered_map
-from hantune.data.prepared import SCHEMA, Columns
-from hantune.data.rows import parse_line, raw_lines
+from hantune.data.prepared import Columns, pack, unpack
+from hantune.data.rows import line_chunks, parse_line, raw_lines
 from hantune.data.sources import SourceFile
+from hantune.data.split import draws_of
 from hantune.data.types import Conversation
 from hantune.errors import ConfigError
 from hantune.log import console
 
 RECORDS = 4096
-"""Records of a block (lines, where records are lines)."""
+"""Records of a block, where its lines are not taken by their bytes (``rows.CHUNK``)."""
 LARGE = 1 << 24
 """Bytes from which a file of lines is worth more than one process."""
 Array = np.ndarray[Any, Any]
 
 
 class Taken(NamedTuple):
-    """What became of a block. ``draws``, ``parts``, ``sessions`` and ``records`` go with the rows of ``batch``."""
+    """What became of a block. ``draws``, ``parts``, ``sessions`` and ``records`` go with its rows."""
 
-    batch: pa.RecordBatch
+    rows: bytes
+    """The conversations, as ``spool.pack`` writes them."""
     draws: Array
     parts: Array
     sessions: Array
@@ -59,10 +60,26 @@ class Taken(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """A block of a file of JSON lines: the number of the first line, and the lines (None: too long to be held)."""
+    """A block of a file of JSON lines: the number of the first line, and the bytes of whole lines.
+
+    Where they are not UTF-8, or one of them is too long: text or bytes line by line, None for the long one.
+    """
 
     first: int
-    lines: list[Any]
+    data: bytes | list[Any]
+
+    def each(self) -> list[tuple[int, bytes | str | None]]:
+        """The lines that are not blank, with their numbers."""
+        lines = self.data.split(b"\n") if isinstance(self.data, bytes) else self.data
+        return [(number, line) for number, line in enumerate(lines, self.first) if line is None or line.strip()]
+
+    def some(self, places: Array) -> list[tuple[int, bytes | str | None]]:
+        """The lines at these indices, with their numbers."""
+        if not len(places) or not isinstance(self.data, bytes):
+            return [(self.first + place, self.data[place]) for place in places.tolist()]
+        ends = np.append(np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n")), len(self.data))
+        spans = zip(places.tolist(), np.append(0, ends + 1)[places].tolist(), ends[places].tolist(), strict=True)
+        return [(self.first + place, self.data[begin:end]) for place, begin, end in spans]
 
 
 class Block(NamedTuple):
@@ -114,30 +131,29 @@ class Taker:
 
         Raises: with ``strict`` the first reject as a DataError of its own code.
         """
-        numbered = [(block.first + number, line) for number, line in enumerate(block.lines)]
-        kept = [(number, line) for number, line in numbered if line is None or line.strip()]
-        places = [f"{self.place}:{number}" for number, _ in kept]
         found = None
-        if self.opened.found.name == lccc.NAME and _is_idle(self.pipeline) and not self.near:
-            lines = [line.strip() if isinstance(line, bytes) else b"" for _, line in kept]
-            found = read_lines(lines, places, self.max_turns)
-        others = np.arange(len(kept)) if found is None else np.setdiff1d(np.arange(len(kept)), found.lines)
-        rest = self.items([(None, parse_line(kept[number][1], places[number])) for number in others.tolist()])
-        if found is None:
-            return rest
-        rows = found.batch.num_rows
-        salt = self.seed.to_bytes(16, "little")
-        ids = found.batch.column("id").to_pylist()
-        draws = b"".join([blake2b(id.encode(), digest_size=8, salt=salt).digest() for id in ids])  # split.draw
-        here = rest._replace(
-            batch=found.batch,
-            draws=np.frombuffer(draws, "<u8"),
-            parts=np.full(rows, VAL if self.is_val else FREE, np.uint8),
-            sessions=np.zeros(rows, np.uint64),
-            records=found.lines.astype(np.uint64),
-            counts=rest.counts | {"read": len(kept)},
-        )
-        return _merged(here, rest, others) if rest.batch.num_rows else here
+        is_plain = self.opened.found.name == lccc.NAME and self.pipeline.mode == "keep" and not self.near
+        if is_plain and isinstance(block.data, bytes):
+            found = read_lines(block.data, self.place, block.first, self.max_turns, self.pipeline.acts_on)
+        others = block.each() if found is None else block.some(found.others)
+        rest = self.items([(None, parse_line(line, f"{self.place}:{number}")) for number, line in others])
+        return rest if found is None else self._merged(found, rest)
+
+    def _merged(self, found: Dialogues, rest: Taken) -> Taken:
+        """The dialogues that were read at once, with the other lines' between them."""
+        numbers = np.sort(np.append(found.lines, found.others))  # of all records
+        num_found = len(found.lines)
+        draws = np.append(draws_of(found.digests, self.seed), rest.draws)
+        parts = np.append(np.full(num_found, VAL if self.is_val else FREE, np.uint8), rest.parts)
+        sessions = np.append(np.zeros(num_found, np.uint64), rest.sessions)
+        lines = np.append(found.lines, found.others[rest.records.astype(np.int64)])
+        records, rows = np.searchsorted(numbers, lines).astype(np.uint64), found.batch
+        if len(rest.draws):
+            order = np.argsort(records, kind="stable")
+            draws, parts, sessions, records = (each[order] for each in (draws, parts, sessions, records))
+            rows = pa.concat_batches([rows, *unpack(pa.BufferReader(rest.rows))]).take(pa.array(order))
+        counts = rest.counts | {"read": len(numbers)}
+        return Taken(pack(rows), draws, parts, sessions, records, rest.rejects, rest.signatures, counts)
 
     def items(self, items: Iterable[tuple[Any, Any]]) -> Taken:
         """What became of some records, each with the part that its file puts it in.
@@ -153,13 +169,14 @@ class Taker:
             place = small.place(part, self.is_val, self.has_val)
             has_val |= part == "val" and place == VAL
             rejects += [reject_line(reject) for reject in small.take(item, self.opened, place, columns)]
+        draws = draws_of(bytes.fromhex("".join(columns.ids)), self.seed)
         counts = {"read": small.read, "has_val": has_val, "dropped": dict(small.dropped)}
         counts |= {"first_places": small.first_places}
         if not self.in_order:
             counts |= {"changed": pipeline.changed, "samples": pipeline.samples, "found": pipeline.masker.found}
         return Taken(
-            columns.take(),
-            np.array(small.draws, np.uint64),
+            pack(columns.take()),
+            draws,
             np.array(small.parts, np.uint8),
             np.array(small.sessions, np.uint64),
             np.array(small.records, np.uint64),
@@ -179,26 +196,9 @@ class _Shingles:
         self.rows.append(shingles(conversation))
 
 
-def _is_idle(pipeline: Pipeline) -> bool:
-    """Whether every conversation comes out as it goes in."""
-    return not (pipeline.rules or pipeline.blocked) and pipeline.mode == "keep"
-
-
 def _fresh(pipeline: Pipeline) -> Pipeline:
     """A pipeline of the same rules that has seen nothing."""
     return Pipeline(pipeline.rules, pipeline.pii, pipeline.blocked, mode=pipeline.mode)
-
-
-def _merged(here: Taken, rest: Taken, numbers: Array) -> Taken:
-    """``rest``, whose records have these numbers, put between the rows of ``here``."""
-    records = np.concatenate([here.records, numbers[rest.records.astype(np.int64)].astype(np.uint64)])
-    order = np.argsort(records, kind="stable")
-    batch = pa.concat_batches([here.batch, rest.batch]).take(pa.array(order))
-    draws, parts, sessions = (
-        np.concatenate(pair)[order]
-        for pair in ((here.draws, rest.draws), (here.parts, rest.parts), (here.sessions, rest.sessions))
-    )
-    return here._replace(batch=batch, draws=draws, parts=parts, sessions=sessions, records=records[order])
 
 
 def take_all(
@@ -257,6 +257,11 @@ def line_blocks(source: SourceFile) -> Iterator[Lines]:
     """
     first = 1
     with packed.errors(source.path, source.member):
+        if source.encoding.startswith("utf-8"):
+            for chunk in line_chunks(source):
+                yield Lines(first, chunk)
+                first += chunk.count(b"\n") if isinstance(chunk, bytes) else len(chunk)
+            return
         for lines in in_blocks(raw_lines(source)):
             yield Lines(first, lines)
             first += len(lines)
@@ -291,17 +296,11 @@ def absorb_all(intake: Intake, blocks: Iterable[Block]) -> None:
 
     Raises: what ``take_all`` raises.
     """
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with (
-        pa.OSFile(str(intake.spool), "wb") as sink,
-        pa.ipc.new_stream(sink, SCHEMA, options=options) as spool,
-        intake.rejects.open("wb") as rejects,
-        console.progress("读入") as bar,
-    ):
+    with intake.spool.open("wb") as spool, intake.rejects.open("wb") as rejects, console.progress("读入") as bar:
         for block in blocks:
             _absorb(intake, block)
             rejects.write(block.taken.rejects)
-            spool.write_batch(block.taken.batch)
+            spool.write(block.taken.rows)
             bar.advance(block.taken.counts["read"])
 
 

@@ -24,7 +24,7 @@ from hantune.data.clean.pipeline import Pipeline
 from hantune.data.container import Part
 from hantune.data.dedup import PAIRS_SHOWN, Dedup, Pair, Signatures, clusters, exact_duplicates, near_duplicates
 from hantune.data.opening import Item, Opened
-from hantune.data.prepared import Columns, PartWriter
+from hantune.data.prepared import Columns, PartWriter, unpack
 from hantune.data.sources import RECORD_CHARACTERS, SourceFile
 from hantune.data.split import (
     Draws,
@@ -137,9 +137,7 @@ class Intake:
             self._drop(first.reason, first.source)
 
     def _keep(self, conversation: Conversation, record: int, place: int, columns: Columns) -> None:
-        id = content_id(conversation)
-        columns.add(conversation, id)
-        self.draws.append(draw(id, self.seed))
+        columns.add(conversation, content_id(conversation))
         self.parts.append(place)
         session = str(conversation.meta.get("session", ""))
         self.sessions.append(draw(session, self.seed) if session else 0)
@@ -168,8 +166,9 @@ class Intake:
         free = np.flatnonzero(splits)
         is_val[free] = choose_val(sides[free], val_share)
         fate = np.zeros(len(draws), np.uint8)
-        fate[~is_val & (np.isin(sides, sides[is_val]) | np.isin(groups, groups[is_val]))] = NEAR_VAL
-        fate[~is_val & np.isin(draws, draws[is_val])] = IN_VAL
+        if is_val.any():
+            fate[~is_val & (np.isin(sides, sides[is_val]) | np.isin(groups, groups[is_val]))] = NEAR_VAL
+            fate[~is_val & np.isin(draws, draws[is_val])] = IN_VAL
         if self.dedup != "off":
             rows = np.flatnonzero(fate == KEPT)
             rows = rows[np.argsort(~is_val[rows], kind="stable")]
@@ -205,7 +204,8 @@ class Intake:
         records = np.frombuffer(self.records, np.uint64)
         for tally in self.tallies:
             here = self._range(tally)
-            tally.kept = len(np.unique(records[here][fate[here] == KEPT]))
+            kept = records[here][fate[here] == KEPT]  # in order
+            tally.kept = int(np.count_nonzero(kept[1:] != kept[:-1])) + bool(len(kept))
         starts = np.flatnonzero(np.r_[True, records[1:] != records[:-1]])
         best = np.minimum.reduceat(fate, starts)
         for code, reason in FATE_REASONS.items():
@@ -221,8 +221,8 @@ class Intake:
             for batch in self._spooled():
                 here = slice(start, start + batch.num_rows)
                 kept = fate[here] == KEPT
-                writers["train"].write(batch.filter(pa.array(kept & ~is_val[here])))
-                writers["val"].write(batch.filter(pa.array(kept & is_val[here])))
+                writers["train"].write(_chosen(batch, kept & ~is_val[here]))
+                writers["val"].write(_chosen(batch, kept & is_val[here]))
                 for place in np.flatnonzero(fate[here] > SAMPLED_OUT).tolist():
                     reject = self._left_out(batch.slice(place, 1).to_pylist()[0], start + place, fate, places)
                     self.first_places.setdefault(reject.reason, reject.source)
@@ -237,8 +237,8 @@ class Intake:
 
     def _spooled(self) -> Iterator[pa.RecordBatch]:
         """The conversations of the pass, in order."""
-        with pa.OSFile(str(self.spool)) as file, pa.ipc.open_stream(file) as spool:
-            yield from spool
+        with pa.OSFile(str(self.spool)) as file:
+            yield from unpack(file)
 
     def _places_of_kept(self) -> dict[int, str]:
         """Where the conversations stand that others are duplicates of."""
@@ -273,6 +273,11 @@ class Intake:
         if self.strict and is_told and code in (IN_VAL, NEAR_VAL):
             refuse(reject)
         return reject
+
+
+def _chosen(batch: pa.RecordBatch, mask: Mask) -> pa.RecordBatch:
+    """The rows of a batch where the mask is true."""
+    return batch if mask.all() else batch.filter(pa.array(mask))
 
 
 def cut_turns(conversation: Conversation, max_turns: int | None) -> Conversation:

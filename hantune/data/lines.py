@@ -1,188 +1,264 @@
-"""A block of LCCC lines as columns at once: what ``formats/lccc.py`` says, without a Python object per conversation.
+"""A block of LCCC lines as columns at once: what ``formats/lccc.py`` says, without a Python object per utterance.
 
-    lines ─ one parse ─> utterances ─ joined, as code points ─> blanks of the segmentation taken out ─> texts, ids
+    bytes ─ quotes ─> strings ─ blanks of the segmentation taken out ─> texts ─ made alike ─> ids
 
-A line that is not plainly a dialogue of segmented utterances is left out and named, to be read one by one.
+Everything happens on the bytes of UTF-8; a byte is taken out by writing ``DROP`` there. A line that is not plainly a
+dialogue of segmented utterances is left out and named, to be read one by one.
 """
 
 from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable
 from hashlib import blake2b
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from hantune.data.borders import to_points
 from hantune.data.formats.common import CONTROL
-from hantune.data.prepared import batch_of
+from hantune.data.prepared import MESSAGE, SCHEMA
+from hantune.data.split import DIGEST, MARKS, normal_text
+from hantune.data.strings import (
+    BLANK,
+    LETTER,
+    NEWLINE,
+    ODD,
+    OUTSIDE,
+    STOP,
+    Characters,
+    Strings,
+    is_text,
+    plain_strings,
+    ranges,
+    unescaped,
+)
+from hantune.data.types import Role
 
 Array = np.ndarray[Any, Any]
-END = "\0"
-"""Parts utterances; a line with this character in a text is read one by one."""
-FIRST = 4
-"""Lines that show whether a block is worth trying."""
+ActsOn = Callable[[bytes, Array], Array]
+"""Texts one after another and where each ends -> for each whether it is to be looked at."""
+DROP = 0xFF
+LONGEST = 1 << 14
+"""Bytes from which a line gains nothing by being read with others."""
 
 
 class Dialogues(NamedTuple):
     """The dialogues of some lines."""
 
     lines: Array
-    """The index of the line of each dialogue; the other lines are to be read one by one."""
+    """The index of the line of each dialogue."""
+    others: Array
+    """The indices of the lines that are to be read one by one; blank ones are not among them."""
     batch: pa.RecordBatch
     """``prepared.SCHEMA``, a row a dialogue."""
+    digests: bytes
+    """The ``DIGEST`` bytes behind each id."""
 
 
-def _kinds() -> Array:
-    """Per code point: 1 for the blank, 2 for what is odd (other blanks, control characters), 3 letters, 4 stops."""
-    kinds = np.zeros(0x110000, np.uint8)
-    kinds[[point for point in range(0x10000) if chr(point).isspace() or CONTROL.match(chr(point))]] = ODD
-    kinds[ord(" ")] = BLANK
-    kinds[[ord(letter) for letter in "0123456789"]] = LETTER
-    kinds[ord("A") : ord("Z") + 1] = kinds[ord("a") : ord("z") + 1] = LETTER
-    kinds[[ord(letter) for letter in ",.!?;:"]] = STOP
-    kinds[0] = 0
-    return kinds
+def read_lines(
+    data: bytes, place: str, first: int = 1, max_turns: int | None = None, acts_on: ActsOn | None = None
+) -> Dialogues | None:
+    """The dialogues among the lines of ``data``; None where the block is of another kind, or no UTF-8.
 
-
-BLANK, ODD, LETTER, STOP = 1, 2, 3, 4
-KINDS = _kinds()
-UNSURE, GONE = 0x110000, 0x110001
-
-
-def read_lines(lines: Sequence[bytes], places: Sequence[str], max_turns: int | None = None) -> Dialogues | None:
-    """The dialogues among ``lines`` (JSON, one a line); None where the block is of another kind.
-
-    ``places``: the ``file:line`` of each.
+    ``place``: the file; ``first``: the number of the first line. ``acts_on``: dialogues with such a text are left out.
     """
-    if not all(line.startswith(b"[") for line in lines[:FIRST]):
+    if not data[:64].lstrip().startswith(b"[") or not is_text(data):
         return None
-    utterances = _parse(lines)
-    flat, counts = list(chain.from_iterable(utterances)), np.fromiter(map(len, utterances), np.int64, len(utterances))
-    if not flat:
+    data = unescaped(data if data.endswith(b"\n") else data + b"\n")
+    lines, others, strings = plain_strings(data)
+    if strings is None:
         return None
-    text = END.join(flat)
-    texts, is_odd = _desegment(text)
-    ends = np.cumsum(counts)
-    kept = counts - counts % 2
-    odd_before = np.concatenate([[0], np.cumsum(is_odd)])
-    good = np.flatnonzero((counts > 1) & (odd_before[ends] == odd_before[ends - counts]))
-    if max_turns:
-        kept = np.minimum(kept, 2 * max_turns)
-    chosen = _ranges((ends - counts)[good], kept[good])
-    texts = texts if len(chosen) == len(texts) else [texts[number] for number in chosen.tolist()]
-    offsets = np.concatenate([[0], np.cumsum(kept[good])])
-    sources = [places[line] for line in good.tolist()]
-    return Dialogues(good, _batch(texts, offsets, sources))
+    is_odd, removed = _blanks(strings)
+    characters = Characters.of(strings)
+    is_odd[strings.owners(characters.places[_is_odd_point()[characters.points]])] = True
+    texts = _Texts.of(strings, removed, is_odd, max_turns)
+    if acts_on and len(texts.strings):
+        is_odd[texts.strings[acts_on(texts.data, texts.ends)]] = True
+        texts = _Texts.of(strings, removed, is_odd, max_turns)
+    digests = _digests(texts, *_normal(texts, characters))
+    here = lines[texts.lines]
+    sources = pc.binary_join_element_wise(place, pc.cast(pa.array(first + here), pa.string()), ":")
+    batch = pa.record_batch([texts.rows(), sources, _hex(digests)], schema=SCHEMA)
+    return Dialogues(here, np.sort(np.append(others, np.delete(lines, texts.lines))), batch, digests)
 
 
-def _parse(lines: Sequence[bytes]) -> list[list[str]]:
-    """The utterances of each line; none for a line that is not one list of texts.
+def _blanks(strings: Strings) -> tuple[Array, Array]:
+    """Which strings are odd for their blanks (or empty), and which blanks the segmentation put there.
 
-    One parse for all where it can be: a string cannot run over a raw line end, and a list that begins in a line and
-    ends in another would be in a list, so as many lists of texts as lines, each line beginning one, means one a line.
+    Odd: blanks that are not single, or at an edge; what is no ``U+0020`` is looked for elsewhere.
     """
-    if all(line.startswith(b"[") for line in lines):
-        try:
-            values: list[list[str]] = orjson.loads(b"[" + b",\n".join(lines) + b"]")
-            flat = list(chain.from_iterable(values))
-            if len(values) == len(lines) and END.join(flat).count(END) == max(len(flat) - 1, 0):
-                return values
-        except (orjson.JSONDecodeError, TypeError):
-            pass  # some line is another thing
-    return [_parse_line(line) for line in lines]
-
-
-def _parse_line(line: bytes) -> list[str]:
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return []
-    is_plain = isinstance(value, list) and all(isinstance(item, str) and END not in item for item in value)
-    return value if is_plain else []
-
-
-def _desegment(text: str) -> tuple[list[str], Array]:
-    """The utterances of ``text`` without the blanks of the segmentation, and which are odd (read them one by one).
-
-    Odd: empty ones, blanks that are not single, at an edge, or no ``U+0020``, control characters.
-    """
-    points = to_points(text)
-    kinds = KINDS[points]
-    ends = np.flatnonzero(np.append(points == 0, True))
-    starts = np.concatenate([[0], ends[:-1] + 1])
+    kinds, opens, closes = strings.kinds, strings.opens, strings.closes
+    is_odd = closes - opens == 1
+    is_odd[strings.owners(np.flatnonzero(kinds == ODD))] = True
     blanks = np.flatnonzero(kinds == BLANK)
-    before, after = kinds[blanks - 1], kinds[np.minimum(blanks + 1, len(kinds) - 1)]
-    before[blanks == 0], after[blanks == len(kinds) - 1] = ODD, ODD
-    at_edge = (points[blanks - 1] == 0) | (points[np.minimum(blanks + 1, len(kinds) - 1)] == 0)
-    wrong = blanks[at_edge | (before == BLANK) | (before == ODD) | (after == ODD)]
-    owner = np.searchsorted(ends, blanks)
-    is_odd = starts == ends
-    is_odd[np.searchsorted(ends, wrong)] = True
-    is_odd[np.searchsorted(ends, np.flatnonzero(kinds == ODD))] = True
-    num_blanks = np.bincount(owner, minlength=len(ends))
-    is_by_letter = ends - starts == 2 * num_blanks + 1
-    before_stop = kinds[np.maximum(blanks, 2) - 2]
-    joins_words = (before == LETTER) | ((before == STOP) & (before_stop == LETTER))
-    keep = np.ones(len(points), bool)
-    keep[blanks[is_by_letter[owner] | ~(joins_words & (after == LETTER))]] = False
-    return points[keep].tobytes().decode("utf-32-le").split(END), is_odd
+    before, after = kinds[blanks - 1], kinds[blanks + 1]
+    is_odd[strings.owners(blanks[(before == BLANK) | (before == OUTSIDE) | (after == OUTSIDE)])] = True
+    joins_words = (before == LETTER) | ((before == STOP) & (kinds[blanks - 2] == LETTER))
+    is_meant = joins_words & (after == LETTER)
+    if is_meant.any():
+        meant = np.flatnonzero(is_meant)
+        is_meant[meant[_are_by_letter(strings, strings.owners(blanks[meant]))]] = False
+    return is_odd, blanks[~is_meant]
 
 
-def _ranges(starts: Array, counts: Array) -> Array:
-    """``start .. start + count - 1`` one after another."""
-    ends = np.cumsum(counts)
-    places: Array = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
-    return places
+def _are_by_letter(strings: Strings, numbers: Array) -> Array:
+    """Whether each of these strings is segmented into single characters."""
+    chosen, back = np.unique(numbers, return_inverse=True)
+    begins, sizes = strings.opens[chosen] + 1, (strings.closes - strings.opens)[chosen] - 1
+    places = ranges(begins, sizes)
+    starts = np.cumsum(sizes) - sizes
+    characters = np.add.reduceat((strings.array[places] & 0xC0) != 0x80, starts, dtype=np.int64)
+    blanks = np.add.reduceat(strings.kinds[places] == BLANK, starts, dtype=np.int64)
+    found: Array = (characters == 2 * blanks + 1)[back]
+    return found
 
 
 @functools.cache
-def _normal_points() -> Array:
-    """Per code point what NFKC and case folding make of it: one point, ``GONE``, or ``UNSURE``.
+def _is_odd_point() -> Array:
+    """Whether a text with the code point is read one by one: blanks of other kinds, control characters."""
+    is_odd = np.zeros(0x110000, bool)
+    is_odd[[point for point in range(0x10000) if chr(point).isspace() or CONTROL.match(chr(point))]] = True
+    return is_odd
+
+
+SAME, UNSURE, UNMET = 0x110000, 0x110001, 0x110002
+
+
+class _Normal:
+    """Per code point what NFKC and case folding make of it: ``SAME``, one ASCII character, or ``UNSURE``.
 
     Sure only where nothing before the character can change it: its decomposition begins with no combining character.
     """
-    decomposed = (unicodedata.decomposition(chr(point)).split() for point in range(0x11_000))
-    seconds = {int(parts[1], 16) for parts in decomposed if len(parts) == 2 and not parts[0].startswith("<")}
-    jamo = {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}
-    table = np.full(0x110000, UNSURE, np.uint32)
-    for point in chain(range(0x10000), range(0x1F300, 0x1FB00)):
-        letter = chr(point)
+
+    def __init__(self) -> None:
+        self._table = np.full(0x110000, UNMET, np.uint32)
+        decomposed = (unicodedata.decomposition(chr(point)).split() for point in range(0x11_000))
+        self._seconds = {int(parts[1], 16) for parts in decomposed if len(parts) == 2 and not parts[0].startswith("<")}
+        self._seconds |= {*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)}
+
+    def __call__(self, points: Array) -> Array:
+        becomes = self._table[points]
+        if (becomes == UNMET).any():
+            for point in np.unique(points[becomes == UNMET]).tolist():
+                self._table[point] = self._judge(chr(point))
+            becomes = self._table[points]
+        return becomes
+
+    def _judge(self, letter: str) -> int:
         first = unicodedata.normalize("NFKD", letter)[0]
         result = unicodedata.normalize("NFKC", letter).casefold()
-        if unicodedata.combining(first) or ord(first) in seconds | jamo or 0xD800 <= point < 0xE000:
-            continue
-        if len(result) == 1:
-            table[point] = GONE if result.isspace() else ord(result)
-    return table
+        if unicodedata.combining(first) or ord(first) in self._seconds:
+            return UNSURE
+        if result == letter:
+            return SAME
+        is_ascii = len(result) == 1 and result.isascii() and len(letter.encode()) == 3
+        return ord(result) if is_ascii else UNSURE
 
 
-def normal_texts(text: str) -> list[str]:
-    """For each text that ``\\x02`` opens what ``split.content_id`` hashes: NFKC, case folded, without blanks."""
-    text = text.replace("…", "...")  # its NFKC, and common
-    points = to_points(text)
-    mapped = _normal_points()[points]
-    normal = mapped[mapped < UNSURE].tobytes().decode("utf-32-le").split("\x02")[1:]
-    unsure = np.flatnonzero(mapped == UNSURE)
-    rows = np.unique(np.searchsorted(np.flatnonzero(points == 2), unsure) - 1).tolist() if len(unsure) else []
-    texts = text.split("\x02")[1:] if rows else []
-    for row in rows:
-        normal[row] = "".join(unicodedata.normalize("NFKC", texts[row]).casefold().split())
-    return normal
+_normal_points = functools.cache(_Normal)
+ELLIPSIS = ord("…")
+"""Three bytes that NFKC turns into three others, and common."""
+LOWER = bytes(range(256)).lower()
 
 
-def _batch(texts: list[str], offsets: Array, sources: list[str]) -> pa.RecordBatch:
-    """Dialogues as a batch, with their content ids."""
-    is_user = (np.arange(len(texts)) - np.repeat(offsets[:-1], np.diff(offsets))) % 2 == 0
-    roles = np.where(is_user, "user", "assistant").tolist()
-    openings = np.where(is_user, "\x01user\x01", "\x01assistant\x01").astype(object)
-    openings[offsets[:-1]] = "\x02user\x01"
-    joined = "".join(chain.from_iterable(zip(openings.tolist(), texts, strict=True)))
-    normal = normal_texts(joined)
-    ids = [blake2b(each.encode(), digest_size=16).hexdigest() for each in normal]
-    return batch_of(offsets.tolist(), roles, texts, (~is_user).tolist(), sources, ids)
+class _Texts(NamedTuple):
+    """The texts of those lines that are dialogues, message by message: user and assistant in turn."""
+
+    source: Strings
+    strings: Array
+    """The string behind each message."""
+    lines: Array
+    """The line behind each dialogue."""
+    counts: Array
+    """How many messages each dialogue has."""
+    kept: Array
+    """The bytes of the lines, ``DROP`` where nothing of a message stands."""
+    data: bytes
+    """The messages one after another, in UTF-8."""
+    ends: Array
+    """Where each message ends in ``data``."""
+
+    @classmethod
+    def of(cls, source: Strings, removed: Array, is_odd: Array, max_turns: int | None) -> _Texts:
+        """The dialogues without an odd string; ``removed``: blanks that are none of the text."""
+        ends = np.cumsum(source.counts)
+        odd_before = np.append(0, np.cumsum(is_odd))
+        is_good = (source.counts > 1) & (odd_before[ends] == odd_before[ends - source.counts])
+        lines = np.flatnonzero(is_good & (source.sizes < LONGEST))
+        counts = source.counts[lines] // 2 * 2
+        counts = np.minimum(counts, 2 * max_turns) if max_turns else counts
+        strings = ranges((ends - source.counts)[lines], counts)
+        opens, closes = source.opens[strings], source.closes[strings]
+        kept = source.array.copy()
+        kept[source.outside] = DROP
+        kept[removed] = DROP
+        left = np.delete(np.arange(len(source.opens)), strings)
+        kept[ranges(source.opens[left], source.closes[left] - source.opens[left])] = DROP
+        sizes = closes - opens - 1 - (np.searchsorted(removed, closes) - np.searchsorted(removed, opens))
+        data = kept.tobytes().translate(None, bytes([DROP]))
+        return cls(source, strings, lines, counts, kept, data, np.cumsum(sizes))
+
+    @property
+    def starts(self) -> Array:
+        """The first message of each dialogue."""
+        return np.cumsum(self.counts) - self.counts
+
+    def rows(self) -> pa.ListArray:
+        """The dialogues as ``prepared.SCHEMA`` has them."""
+        names, count = ("user", "assistant"), len(self.strings)
+        ends = np.cumsum(np.tile(np.array(list(map(len, names))), count // 2))
+        roles = _string_array(ends, "".join(names).encode() * (count // 2))
+        columns = [roles, _string_array(self.ends, self.data), pa.array(np.arange(count) % 2 == 1)]
+        messages = pa.StructArray.from_arrays(columns, fields=list(MESSAGE))
+        return pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(self.counts)), pa.int32()), messages)
+
+    def dialogue(self, number: int) -> list[tuple[Role, str]]:
+        """Role and text of each message of one dialogue."""
+        start = int(self.starts[number])
+        ends = np.append(0, self.ends)[start : start + int(self.counts[number]) + 1].tolist()
+        texts = [self.data[begin:end].decode() for begin, end in zip(ends, ends[1:], strict=False)]
+        return [("assistant" if place % 2 else "user", text) for place, text in enumerate(texts)]
+
+
+def _string_array(ends: Array, data: bytes) -> pa.StringArray:
+    offsets = pa.py_buffer(np.append(0, ends).astype(np.int32))
+    return pa.StringArray.from_buffers(len(ends), offsets, pa.py_buffer(data))
+
+
+def _normal(texts: _Texts, characters: Characters) -> tuple[list[bytes], Array]:
+    """What ``split.content_id`` hashes of each dialogue, and the dialogues for which that is not sure.
+
+    Marks of the roles take the place of the quotes, and a line end the place of what stands before the first one.
+    """
+    if not len(texts.lines):
+        return [], np.zeros(0, np.int64)
+    normal, opens = texts.kept.copy(), texts.source.opens[texts.strings]
+    is_there = normal[characters.places] != DROP
+    places, points = characters.places[is_there], characters.points[is_there]
+    becomes = _normal_points()(points)
+    is_ascii = becomes < SAME
+    normal[places[is_ascii]] = becomes[is_ascii]
+    normal[places[is_ascii] + 1] = normal[places[is_ascii] + 2] = DROP
+    dots = places[points == ELLIPSIS]
+    normal[dots] = normal[dots + 1] = normal[dots + 2] = ord(".")
+    normal[opens[::2]], normal[opens[1::2]] = ord(MARKS["user"]), ord(MARKS["assistant"])
+    firsts = opens[texts.starts]
+    normal[firsts - 1] = NEWLINE
+    unsure = places[(becomes == UNSURE) & (points != ELLIPSIS)]
+    dialogues = normal.tobytes().translate(LOWER, bytes([DROP]) + b" ").split(b"\n")[1:]
+    return dialogues, np.unique(np.searchsorted(firsts, unsure) - 1)
+
+
+def _digests(texts: _Texts, normal: list[bytes], unsure: Array) -> bytes:
+    """The digest of each dialogue, as ``split.content_id`` has it."""
+    for number in unsure.tolist():
+        normal[number] = normal_text(texts.dialogue(number)).encode()
+    return b"".join([blake2b(each, digest_size=DIGEST).digest() for each in normal])
+
+
+def _hex(digests: bytes) -> pa.StringArray:
+    """The digests in hexadecimal."""
+    return _string_array(np.arange(2 * DIGEST, 2 * len(digests) + 1, 2 * DIGEST), digests.hex().encode())

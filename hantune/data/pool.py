@@ -20,6 +20,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 3
 """Items a worker may be ahead of the results that were taken."""
+LOADED = ["hantune.data.blocks", "hantune.data.store"]
+"""The modules whose work is spread."""
 _function: Callable[[Any], Any]
 
 
@@ -42,19 +44,31 @@ class _Failure(NamedTuple):
         return self.kind(self.code, self.message, place=self.place, hint=self.hint)
 
 
+def _method() -> Any:
+    """How processes are begun: forked from one that has loaded ``LOADED`` and has no threads, else spawned.
+
+    A fork of this process, which has threads, may hang.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    method = multiprocessing.get_context("forkserver")
+    method.set_forkserver_preload(LOADED)
+    return method
+
+
 @contextlib.contextmanager
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Iterator[Result]]:
     """``map(function, items)`` by that many processes; with one or none, here. Items are taken as they are needed.
 
-    ``function`` is sent to each process once, so it may be an object with large tables. The processes are new ones
-    (spawned: a fork of a process with threads may hang), and they end with this one, however it ends.
+    ``function`` is sent to each process once, so it may be an object with large tables. The processes end with this
+    one, however it ends.
     """
     if workers <= 1:
         yield map(function, items)
         return
-    method = multiprocessing.get_context("spawn")
+    method = _method()
     pool = ProcessPoolExecutor(workers, mp_context=method, initializer=_begin, initargs=(function,))
     try:
         yield _results(pool, iter(items), workers * AHEAD)

@@ -11,6 +11,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -74,10 +75,30 @@ def batch_of(
     return pa.record_batch([messages, pa.array(sources, pa.string()), pa.array(ids, pa.string())], schema=SCHEMA)
 
 
+def pack(batch: pa.RecordBatch) -> bytes:
+    """Rows as an Arrow stream of their own, to be sent or put behind others in a file."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:  # not compressed: it is read once, and soon
+        stream.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def unpack(file: pa.NativeFile) -> Iterator[pa.RecordBatch]:
+    """The batches that ``pack`` put one behind another."""
+    while file.tell() < file.size():
+        with pa.ipc.open_stream(file) as stream:
+            yield from stream
+
+
 class PartWriter:
-    """Writes one parquet file in row groups of a fixed size, whatever the size of the batches that come."""
+    """Writes one parquet file in row groups of a fixed size, whatever the size of the batches that come.
+
+    Encoding takes as long as all else that is done with a batch, and happens in a thread of its own.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._encoding: Future[None] | None = None
         self._writer = pq.ParquetWriter(
             path, SCHEMA, compression="zstd", use_dictionary=REPEATED, write_statistics=False
         )
@@ -96,13 +117,27 @@ class PartWriter:
     def _flush(self, rows: int) -> None:
         table = pa.Table.from_batches(self._waiting, SCHEMA)
         if rows:
-            self._writer.write_table(table.slice(0, rows).combine_chunks(), row_group_size=ROWS_PER_GROUP)
+            self._settle()
+            self._encoding = self._thread.submit(self._encode, table.slice(0, rows))
         self._waiting = table.slice(rows).to_batches()
         self._num_waiting = table.num_rows - rows
+
+    def _encode(self, table: pa.Table) -> None:
+        self._writer.write_table(table.combine_chunks(), row_group_size=ROWS_PER_GROUP)
+
+    def _settle(self) -> None:
+        """Wait for what is being encoded.
+
+        Raises: what it raised.
+        """
+        if self._encoding:
+            self._encoding.result()
 
     def close(self) -> None:
         """Write what still waits and the footer."""
         self._flush(self._num_waiting)
+        self._settle()
+        self._thread.shutdown()
         self._writer.close()
 
 

@@ -100,6 +100,25 @@ def _bounded(file: Any) -> Iterator[Any]:
         yield None
 
 
+CHUNK = 1 << 19
+"""Bytes of lines that are read at once."""
+
+
+def line_chunks(source: SourceFile) -> Iterator[bytes | list[bytes | None]]:
+    """The bytes of a file of UTF-8, whole lines at a time; line by line where one is too long, None in its stead."""
+    with source.open_bytes() as file:
+        if source.encoding == "utf-8-sig":
+            file.read(3)
+        while chunk := file.read(CHUNK):
+            rest = b"" if chunk.endswith(b"\n") else file.readline(LONGEST_LINE)
+            if len(rest) < LONGEST_LINE or rest.endswith(b"\n"):
+                yield chunk + rest
+                continue
+            while (more := file.readline(LONGEST_LINE)) and not more.endswith(b"\n"):
+                pass
+            yield [*chunk.split(b"\n")[:-1], None]
+
+
 def too_long(place: str) -> Reject:
     return Reject(
         source=place, reason="source.too-long", detail=f"这一行超过 {LONGEST_LINE >> 20} MB: 多半是整个文件写在了一行里"

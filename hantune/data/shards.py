@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from hantune.data.blocks import Block, Shard, Taken
 from hantune.data.intake import Intake, Tally
-from hantune.data.prepared import SCHEMA
+from hantune.data.prepared import SCHEMA, pack, unpack
 from hantune.data.sources import SourceFile
 from hantune.errors import ConfigError, DataError
 from hantune.paths import write_json
@@ -62,8 +62,9 @@ def write_shard(intake: Intake, shard: Shard, blocks: Iterable[Block], identity:
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.OSFile(str(folder / BLOCKS), "wb") as sink, pa.ipc.new_stream(sink, STORED, options=options) as stream:
         for number, source, taken in blocks:
+            (rows,) = unpack(pa.BufferReader(taken.rows))
             batch = pa.record_batch(
-                [*taken.batch.columns, *(pa.array(getattr(taken, name)) for name, _ in OWN)], schema=STORED
+                [*rows.columns, *(pa.array(getattr(taken, name)) for name, _ in OWN)], schema=STORED
             )
             facts = orjson.dumps({"number": number, "source": source, "counts": taken.counts})
             told = {"facts": facts, "rejects": taken.rejects, "signatures": taken.signatures}
@@ -143,7 +144,7 @@ def _blocks(folder: Path) -> Generator[Block, None, None]:
             facts = orjson.loads(metadata["facts"])
             own = {name: np.asarray(batch.column(name)) for name, _ in OWN}
             taken = Taken(
-                batch=batch.select(SCHEMA.names),
+                rows=pack(batch.select(SCHEMA.names)),
                 rejects=metadata["rejects"],
                 signatures=metadata["signatures"],
                 counts=facts["counts"],

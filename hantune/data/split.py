@@ -8,32 +8,46 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hantune.data.types import Conversation
+from hantune.data.types import Conversation, Role
 
 Draws = NDArray[np.uint64]
 """One number per conversation, uniform over 64 bits; shape ``[N]``."""
 Mask = NDArray[np.bool_]
+DIGEST = 16
+"""Bytes behind a content id."""
+MARKS: dict[Role, str] = {"user": "\x01", "assistant": "\x02", "system": "\x03"}
 MIN_FOR_VAL = 20
 """From this many conversations on there is always something to validate on."""
 
 
+def normal_text(messages: Iterable[tuple[Role, str]]) -> str:
+    """What conversations of equal text share: each message behind the mark of its role; width, case, blanks aside."""
+    text = "".join([part for role, text in messages for part in (MARKS[role], text)])
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def content_id(conversation: Conversation) -> str:
-    """32 hexadecimal digits, equal for conversations of equal text (width, case and blanks aside)."""
-    text = "\x01".join([part for message in conversation.messages for part in (message.role, message.text)])
-    normal = "".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return hashlib.blake2b(normal.encode(), digest_size=16).hexdigest()
+    """32 hexadecimal digits, equal for conversations of equal ``normal_text``."""
+    normal = normal_text((message.role, message.text) for message in conversation.messages)
+    return hashlib.blake2b(normal.encode(), digest_size=DIGEST).hexdigest()
 
 
-def draw(id: str, seed: int) -> int:
-    """A number uniform over 64 bits, fixed by the conversation's text and the seed."""
+def draws_of(digests: bytes, seed: int) -> Draws:
+    """A number uniform over 64 bits for each ``DIGEST`` bytes, fixed by them and the seed."""
+    firsts = np.frombuffer(digests, "<u8").reshape(-1, DIGEST // 8)[:, 0]
+    return _mixed(firsts ^ np.uint64(draw("", seed)))
+
+
+def draw(text: str, seed: int) -> int:
+    """A number uniform over 64 bits, fixed by a text and the seed."""
     salt = seed.to_bytes(16, "little")
-    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8, salt=salt).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=salt).digest(), "little")
 
 
 def together(draws: Draws, keys: Sequence[NDArray[Any]]) -> Draws:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hantune.data import blocks
+from hantune.data import blocks, rows
 
 ODD = ['["单 句"]', "{broken", "", '["有 空", ""]', '["a  b", "c d"]', '["x", 3]', '{"dialog": ["你 好", "好 的"]}']
 
@@ -24,8 +24,9 @@ def write_lccc(path: Path) -> str:
 
 
 def use_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred records a block, and several processes for any file."""
+    """A hundred records or four thousand bytes a block, and several processes for any file."""
     monkeypatch.setattr(blocks.in_blocks, "__defaults__", (100,))
+    monkeypatch.setattr(rows, "CHUNK", 4000)
     monkeypatch.setattr(blocks, "LARGE", 1)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from hantune.data.clean.pseudonyms import Masker, Mode, hit
 from hantune.data.clean.rules import DEFAULT, FILTERS, FIXES, NAMES
+from hantune.data.clean.screen import Screen
 from hantune.data.types import Conversation, Message, Reject
 from hantune.errors import ConfigError
 
@@ -71,6 +73,12 @@ class Pipeline:
     def __post_init__(self) -> None:
         self._fixes = [(name, FIXES[name].fix) for name in self.rules if name in FIXES]
         self._filters = [(name, FILTERS[name].judge) for name in self.rules if name in FILTERS]
+
+    @functools.cached_property
+    def acts_on(self) -> Screen | None:
+        """The screen for conversations that no rule and no blocked word touches; None where there are no rules."""
+        hints = [(FIXES | FILTERS)[name].hint() for name in self.rules]
+        return Screen([*hints, tuple(self.blocked)]) if self.rules or self.blocked else None
 
     def start(self, people: Iterable[Sequence[str]] | None) -> None:
         """A new source begins; ``people`` are those of a chat log, each with all names; None for anything else."""

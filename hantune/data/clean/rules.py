@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from hantune.data.clean.screen import Hint, characters, fewer, longer, repeated, without
 from hantune.data.stats import HAN
 from hantune.data.types import Conversation
 from hantune.errors import MachineError
@@ -43,7 +44,7 @@ HAN_GAP = re.compile(
 BLANKS = re.compile(r"(?<=\S)[ \t\u00a0\u3000]{2,}(?=\S)")
 LINE_BLANKS = re.compile(r"[ \t\u00a0\u3000]+(?=\n|$)")
 EMPTY_LINES = re.compile(r"\n{3,}")
-LETTER = re.compile(r"[^\W\d_]")
+LETTER, ALNUM = re.compile(r"[^\W\d_]"), re.compile(r"[^\W_]")
 CONTROL_WORDS = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "[INST]", "[/INST]", "<<SYS>>",
     "### Instruction:", "### Response:", "<|user|>", "<|assistant|>", "{{input}}", "{instruction}", "\nHuman:",
@@ -52,9 +53,11 @@ CONTROL_WORDS = (
 CONTACT = re.compile(
     r"(?:加|\+|➕)[我vV薇微]?.{0,6}(?:微信|薇信|QQ|qq|vx|VX|群|<微信\d+>|<QQ\d+>)|(?:私聊|私信|咨询|扫码|点击链接|点击下方)"
 )
-OFFER = re.compile(
-    "兼职|日结|刷单|代理|招商|加盟|优惠券|领券|低价|秒杀|折扣|代购|贷款|包邮|返现|返利|彩票|中奖|赚钱|日赚|月入|免费领|引流|推广"
-)
+OFFERS = (
+    "兼职", "日结", "刷单", "代理", "招商", "加盟", "优惠券", "领券", "低价", "秒杀", "折扣", "代购", "贷款", "包邮",
+    "返现", "返利", "彩票", "中奖", "赚钱", "日赚", "月入", "免费领", "引流", "推广",
+)  # fmt: skip
+OFFER = re.compile("|".join(OFFERS))
 NGRAM, LOOPING, LONG_ENOUGH = 4, 0.6, 60
 MOST_CHARACTERS = 50_000
 CHINESE_SHARE = 0.3
@@ -136,7 +139,7 @@ def length(conversation: Conversation) -> str | None:
     if sum(len(message.text) for message in conversation.messages) > MOST_CHARACTERS:
         return f"太长 (超过 {MOST_CHARACTERS} 个字)"
     for message in conversation.messages:
-        if message.role != "system" and not any(map(str.isalnum, message.text)):
+        if message.role != "system" and not ALNUM.search(message.text):
             return f"有一句只有标点或符号: {message.text[:20]}"
     return None
 
@@ -186,6 +189,8 @@ class Fix(NamedTuple):
 
     words: str
     fix: Callable[[str], str]
+    hint: Callable[[], Hint]
+    """Without this in a text the rule leaves it as it is."""
 
 
 class Filter(NamedTuple):
@@ -193,25 +198,27 @@ class Filter(NamedTuple):
 
     words: str
     judge: Callable[[Conversation], str | None]
+    hint: Callable[[], Hint]
+    """Without this in any of its texts a conversation of at most ``MOST_CHARACTERS`` stays."""
 
 
 FIXES = {
-    "control": Fix("去掉控制字符, 零宽字符", control),
-    "width": Fix("全角字母和数字改成半角", width),
-    "simplified": Fix("繁体改成简体 (要装 opencc)", simplified),
-    "markup": Fix("去掉网页标签, 还原 &nbsp; 等", markup),
-    "mention": Fix("去掉 @某人, 回复@某人:, 转发微博", mention),
-    "url": Fix("去掉网址", url),
-    "emoji": Fix("去掉表情符号和 [微笑]", emoji),
-    "repeat": Fix("重复的字留三个, 重复的短语留一个", repeat),
-    "spaces": Fix("去掉汉字之间和行尾的空格, 多余的空行", spaces),
+    "control": Fix("去掉控制字符, 零宽字符", control, lambda: characters(INVISIBLE, LINE_ENDS)),
+    "width": Fix("全角字母和数字改成半角", width, lambda: characters(WIDE_LETTER)),
+    "simplified": Fix("繁体改成简体 (要装 opencc)", simplified, lambda: longer(1)),
+    "markup": Fix("去掉网页标签, 还原 &nbsp; 等", markup, lambda: ("<", "&")),
+    "mention": Fix("去掉 @某人, 回复@某人:, 转发微博", mention, lambda: ("@", "转发", "分享")),
+    "url": Fix("去掉网址", url, lambda: ("://", "ww", "wW", "Ww", "WW", ".c", ".C")),
+    "emoji": Fix("去掉表情符号和 [微笑]", emoji, lambda: (*characters(EMOJI), "[")),
+    "repeat": Fix("重复的字留三个, 重复的短语留一个", repeat, lambda: repeated(8, 4)),
+    "spaces": Fix("去掉汉字之间和行尾的空格, 多余的空行", spaces, lambda: characters(BLANK)),
 }
 FILTERS = {
-    "length": Filter("只有标点, 或者长过 5 万字", length),
-    "looping": Filter("回答翻来覆去", looping),
-    "chinese": Filter("不是中文", chinese),
-    "template": Filter("文字里有模板的控制符", template),
-    "ads": Filter("像广告", ads),
+    "length": Filter("只有标点, 或者长过 5 万字", length, lambda: without(ALNUM)),
+    "looping": Filter("回答翻来覆去", looping, lambda: longer(LONG_ENOUGH)),
+    "chinese": Filter("不是中文", chinese, lambda: fewer(HAN, CHINESE_SHARE, LETTER)),
+    "template": Filter("文字里有模板的控制符", template, lambda: CONTROL_WORDS),
+    "ads": Filter("像广告", ads, lambda: OFFERS),
 }
 NAMES = (*FIXES, *FILTERS)
 DEFAULT = ("control", "width", "markup", "mention", "url", "repeat", "spaces", "length", "looping", "template", "ads")
