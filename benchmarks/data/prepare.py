@@ -4,8 +4,9 @@
 
 Rows: ``hantune`` is ``data prepare`` and the token store with the Llama 2 template, end to end. ``batched`` encodes
 the same prompts and answers with one ``encode_batch_fast`` call a chunk (ids only: no reading, no template, nothing
-written). ``map`` is what ``datasets.map`` calls a row: desegment, ``apply_chat_template``, over a sample; without the
-library's own costs. Every sampled utterance is compared with SentencePiece. Peak memory is of all processes together.
+written). ``map_N`` is ``datasets.map`` by N processes over a sample, a row: desegment, ``apply_chat_template``; reading
+the JSON is not in it. ``cleaned`` is ``data prepare`` with cleaning and exact duplicates, beside the same without. Every
+sampled utterance is compared with SentencePiece. Peak memory is of all processes together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import sys
 import tempfile
 import threading
@@ -60,27 +60,26 @@ def _proportional(process: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("Pss:"))
 
 
-def processor_seconds() -> float:
-    """Of this process and its finished children; what other programs take of the cores is not in it."""
-    uses = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(use.ru_utime + use.ru_stime for use in uses)
-
-
 def timed(work: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     result = work()
     return result, time.perf_counter() - start
 
 
+def prepare_with(file: Path, folder: Path, workers: int | None, **rules: Any) -> None:
+    from hantune.data.prepare import prepare
+
+    prepare([str(file)], folder, val_share=0.0, workers=workers, **rules)
+
+
 def ours(file: Path, folder: Path, tokenizer: Any, workers: int | None) -> tuple[Any, dict[str, float]]:
     """The token store of the file, and the seconds that its two halves took."""
-    from hantune.data.prepare import prepare
     from hantune.data.prepared import open_prepared
     from hantune.data.store import open_tokens
     from hantune.data.templates import TEMPLATES
     from hantune.data.tokens import Encoder
 
-    _, prepared = timed(lambda: prepare([str(file)], folder, val_share=0.0, workers=workers))
+    _, prepared = timed(lambda: prepare_with(file, folder, workers))
     encoder, built = timed(lambda: Encoder(tokenizer))
     store, tokens = timed(lambda: open_tokens(open_prepared(folder), "train", encoder, TEMPLATES["llama2"], 512))
     return store, {"prepare": prepared, "encoder": built, "tokens": tokens}
@@ -93,18 +92,26 @@ def batched(dialogues: list[list[str]], tokenizer: Any) -> float:
     return timed(lambda: [encode(texts[i : i + 1024]) for i in range(0, len(texts), 1024)])[1]
 
 
-def mapped(dialogues: list[list[str]], tokenizer: Any) -> float:
-    """Seconds for ``apply_chat_template`` a dialogue."""
+def mapped(file: Path, tokenizer: Any, workers: int) -> float:
+    """Seconds for ``datasets.map`` with ``apply_chat_template`` over a file, by that many processes."""
+    import datasets
+
+    from hantune.data.formats.lccc import desegment
     from hantune.data.templates import TEMPLATES
 
     template = TEMPLATES["llama2"].jinja
     roles = ("user", "assistant")
 
-    def one(dialogue: list[str]) -> list[int]:
-        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(dialogue)]
-        return list(tokenizer.apply_chat_template(messages, chat_template=template)["input_ids"])
+    def one(row: dict[str, Any]) -> dict[str, list[int]]:
+        texts = map(desegment, row["dialog"][: len(row["dialog"]) // 2 * 2])
+        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+        ids = tokenizer.apply_chat_template(messages, chat_template=template, return_dict=False)
+        return {"input_ids": ids, "labels": ids}
 
-    return timed(lambda: [one(dialogue) for dialogue in dialogues])[1]
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as cache:
+        data = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=cache)
+        return timed(lambda: data.map(one, num_proc=workers, remove_columns=["dialog"]))[1]
 
 
 def differing(texts: list[str], tokenizer: Any, model: Path) -> int:
@@ -126,13 +133,16 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     generate.write(file, given.dialogues, given.seed)
     memory = Memory()
     load = os.getloadavg()[0]
-    before = processor_seconds()
     store, seconds = ours(file, folder / "prepared", tokenizer, given.workers)
-    used, peak = processor_seconds() - before, memory.peak
+    peak = memory.peak
+    cleaned = timed(lambda: prepare_with(file, folder / "cleaned", given.workers, clean="default", dedup="exact"))[1]
     sample = [[desegment(text) for text in each] for each in generate.dialogues(SAMPLED, given.seed)]
     texts = [text for dialogue in sample for text in dialogue][:SAMPLED]
     total = sum(seconds.values())
-    slow = {"batched": batched(sample, tokenizer), "map": mapped(sample[:2000], tokenizer) * SAMPLED / 2000}
+    few = folder / "few.jsonl"  # datasets wants an object a line
+    few.write_text("".join(json.dumps({"dialog": each}) + "\n" for each in generate.dialogues(SAMPLED, given.seed)))
+    slow = {"batched": batched(sample, tokenizer)}
+    slow |= {f"map_{count}": mapped(few, tokenizer, count) for count in (1, os.cpu_count() or 1)}
     rate = given.dialogues / total
     token_rate = given.dialogues / seconds["tokens"]
     return {
@@ -141,12 +151,12 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "tokens": int(store.lengths.sum()),
         "tokens_per_dialogue": round(float(np.mean(store.lengths)), 1),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "processor_seconds": round(used, 2),
         "dialogues_per_second": round(rate),
         "tokenising_dialogues_per_second": round(token_rate),
         "others_dialogues_per_second": {name: round(SAMPLED / value) for name, value in slow.items()},
         "ratio": {name: round(rate * value / SAMPLED, 1) for name, value in slow.items()},
         "ratio_tokenising": {name: round(token_rate * value / SAMPLED, 1) for name, value in slow.items()},
+        "cleaned": {"seconds": round(cleaned, 2), "ratio": round((cleaned + total - seconds["prepare"]) / total, 2)},
         "peak_memory_mb": round(peak),
         "differing_utterances": differing(texts, tokenizer, Path(given.tokenizer) / "tokenizer.model"),
         "compared_utterances": len(texts),

@@ -62,28 +62,39 @@ def ordered_map(
 ) -> Iterator[Iterator[Result]]:
     """``map(function, items)`` by that many processes; with one or none, here. Items are taken as they are needed.
 
-    ``function`` is sent to each process once, so it may be an object with large tables. The processes end with this
-    one, however it ends.
+    This process is one of them. ``function`` is sent to each other one once, so it may be an object with large tables.
+    They end with this one, however it ends.
     """
     if workers <= 1:
         yield map(function, items)
         return
-    method = _method()
-    pool = ProcessPoolExecutor(workers, mp_context=method, initializer=_begin, initargs=(function,))
+    pool = ProcessPoolExecutor(workers - 1, mp_context=_method(), initializer=_begin, initargs=(function,))
     try:
-        yield _results(pool, iter(items), workers * AHEAD)
+        yield _results(pool, function, iter(items), workers * AHEAD)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _results(pool: ProcessPoolExecutor, items: Iterator[Item], most: int) -> Iterator[Any]:
-    """The results in order, with at most so many items on their way."""
-    waiting: deque[Future[Any]] = deque(pool.submit(_call, item) for item in islice(items, most))
-    while waiting:
+def _results(
+    pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: Iterator[Any], most: int
+) -> Iterator[Any]:
+    """The results in order, at most so many items with other processes; while they work on the one whose turn it is,
+    this process takes others itself."""
+    waiting: deque[Future[Any]] = deque()
+    while True:
+        free = most - sum(not each.done() for each in waiting)
+        waiting.extend(pool.submit(_call, item) for item in islice(items, free))
+        if not waiting:
+            return
+        is_early = not waiting[0].done() and len(waiting) < 2 * most
+        own = list(islice(items, 1)) if is_early else []
+        if own:
+            waiting.append(Future())
+            waiting[-1].set_result(_attempt(function, own[0]))
+            continue
         result = waiting.popleft().result()
         if isinstance(result, _Failure):
             raise result.error()
-        waiting.extend(pool.submit(_call, item) for item in islice(items, 1))
         yield result
 
 
@@ -102,8 +113,13 @@ def _end_with(sentinel: int) -> None:
 
 
 def _call(item: Any) -> Any:
+    """The work on an item, in another process."""
+    return _attempt(_function, item)
+
+
+def _attempt(function: Callable[[Any], Any], item: Any) -> Any:
     """The result, or an error of ours as plain values: exceptions with arguments of their own do not travel."""
     try:
-        return _function(item)
+        return function(item)
     except HantuneError as error:
         return _Failure(type(error), error.code, error.message, error.place, error.hint)
