@@ -67,7 +67,7 @@ def is_text(data: bytes) -> bool:
 
 def unescaped(data: bytes) -> bytes:
     """The same lines, without ``\\u4f60`` where a good part of them is written so."""
-    if data.count(b"\\u") < ESCAPED * data.count(b"\n"):
+    if b"\\" not in data or data.count(b"\\u") < ESCAPED * data.count(b"\n"):
         return data
     return b"".join([_rewritten(line) + b"\n" for line in data.split(b"\n")[:-1]])
 
