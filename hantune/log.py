@@ -139,7 +139,7 @@ class Progress:
             share = min(1.0, self.done / self._total)
             filled = round(share * 20)
             parts.append("█" * filled + "─" * (20 - filled))
-            parts.append(f"{self.done}/{self._total}")
+            parts.append(f"{self.done}/{self._total} {self._unit}")
             if self._first < self.done < self._total:
                 left = elapsed / (self.done - self._first) * (self._total - self.done)
                 parts.append(f"剩 {duration(left)}")

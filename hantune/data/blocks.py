@@ -243,6 +243,7 @@ def take_all(
         with ordered_map(take, blocks, workers if may_travel and is_large else 1) as takings:
             yield from (Block(blocks.numbers.popleft(), place, taken) for taken in takings)
         done = blocks.done
+        source.seen.bytes = _size(source)
 
 
 def _are_lines(source: SourceFile) -> bool:
@@ -291,17 +292,30 @@ class _Own:
                 yield block
 
 
-def absorb_all(intake: Intake, blocks: Iterable[Block]) -> None:
+def absorb_all(intake: Intake, blocks: Iterable[Block], sources: Sequence[SourceFile] = ()) -> None:
     """Spool the conversations of the blocks, in their order, and add up what they say.
+
+    ``sources``: the files that the blocks come from, for the progress.
 
     Raises: what ``take_all`` raises.
     """
-    with intake.spool.open("wb") as spool, intake.rejects.open("wb") as rejects, console.progress("读入") as bar:
+    total = sum(map(_size, sources)) >> 20
+    with (
+        intake.spool.open("wb") as spool,
+        intake.rejects.open("wb") as rejects,
+        console.progress("读入", total or None, unit="MB" if total else "条") as bar,
+    ):
         for block in blocks:
             _absorb(intake, block)
             rejects.write(block.taken.rejects)
             spool.write(block.taken.rows)
-            bar.advance(block.taken.counts["read"])
+            done = sum(min(each.seen.bytes, _size(each)) for each in sources) >> 20 if total else intake.read
+            bar.advance(done - bar.done, f"{intake.read} 条" if total else None)
+
+
+def _size(source: SourceFile) -> int:
+    """The bytes of a file on disk; none for a member of a zip, of which there may be many, and for a folder."""
+    return source.path.stat().st_size if source.path.is_file() and not source.member else 0
 
 
 def _absorb(intake: Intake, block: Block) -> None:

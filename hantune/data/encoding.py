@@ -15,7 +15,7 @@ from typing import IO
 
 from charset_normalizer import from_bytes
 
-from hantune.data.packed import open_bytes
+from hantune.data.packed import Seen, open_bytes
 from hantune.errors import DataError
 
 SAMPLE_BYTES = 1 << 16
@@ -47,9 +47,10 @@ def _mark(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("hantune-mark", _mark)
 
 
-def open_text(path: Path, encoding: str, member: str = "") -> IO[str]:
+def open_text(path: Path, encoding: str, member: str = "", seen: Seen | None = None) -> IO[str]:
     """The file as text with its own line ends; undecodable bytes are lone surrogates."""
-    return io.TextIOWrapper(open_bytes(path, member), encoding=encoding, errors="hantune-mark", newline="\n")
+    file = open_bytes(path, member, seen)
+    return io.TextIOWrapper(file, encoding=encoding, errors="hantune-mark", newline="\n")
 
 
 def telling_bytes(path: Path, member: str = "") -> bytes:

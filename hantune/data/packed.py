@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -63,12 +64,35 @@ class _Unpacking(io.RawIOBase):
         super().close()
 
 
-def open_bytes(path: Path, member: str = "") -> BinaryIO:
+@dataclass
+class Seen:
+    """How many bytes of a file on disk were read."""
+
+    bytes: int = 0
+
+
+class _Watched(io.FileIO):
+    """A file that tells how much of it was read."""
+
+    def __init__(self, path: Path, seen: Seen) -> None:
+        super().__init__(path)
+        self._seen = seen
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = super().readinto(buffer)
+        self._seen.bytes += count or 0
+        return count
+
+
+def open_bytes(path: Path, member: str = "", seen: Seen | None = None) -> BinaryIO:
     """The bytes of a file, or of a member of a zip, out of gzip or zstd where their first bytes say so.
+
+    ``seen`` counts what is read of a file that is no zip.
 
     Raises: DataError ``source.unsafe-archive``, ``source.broken-archive``.
     """
-    packed: IO[bytes] = _open_member(path, member) if member else path.open("rb")
+    whole = io.BufferedReader(_Watched(path, seen), 1 << 18) if seen and not member else None
+    packed: IO[bytes] = whole or (_open_member(path, member) if member else path.open("rb"))
     head = packed.read(4)
     packed.seek(0)
     stream: Any

@@ -91,18 +91,20 @@ def prepare(
         flags |= {"blocked": len(words), "me": len(me)}  # how many: what they are is private
         if shard is not None:
             return write_shard(intake, own, blocks, {"flags": flags, "key": key, "versions": _versions(rules, dedup)})
-        manifest = _finish(intake, blocks, flags, key)
+        manifest = _finish(intake, blocks, flags, key, [file for file, _ in files])
         _keep_map(map_path(out) if keep_map else None, intake.pipeline, key)
     _warn(manifest, has_val=bool(val))
     return manifest
 
 
-def _finish(intake: Intake, blocks: Iterable[Block], flags: dict[str, Any], key: str) -> dict[str, Any]:
+def _finish(
+    intake: Intake, blocks: Iterable[Block], flags: dict[str, Any], key: str, files: Sequence[SourceFile] = ()
+) -> dict[str, Any]:
     """From the blocks to the whole folder; returns the manifest.
 
     Raises: DataError ``data.nothing-usable``.
     """
-    absorb_all(intake, blocks)
+    absorb_all(intake, blocks, files)
     if not intake.draws:
         names = [tally.source.name for tally in intake.tallies]
         raise nothing_usable(names, intake.read, intake.dropped, intake.first_places)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -46,6 +46,7 @@ class SourceFile:
     part: Part = None
     sample: str = ""
     layout: Layout | None = None
+    seen: packed.Seen = field(default_factory=packed.Seen, compare=False, repr=False)
 
     @property
     def place(self) -> str:
@@ -53,11 +54,11 @@ class SourceFile:
 
     def open_bytes(self) -> BinaryIO:
         """The bytes, unpacked."""
-        return packed.open_bytes(self.path, self.member)
+        return packed.open_bytes(self.path, self.member, self.seen)
 
     def open_text(self) -> IO[str]:
         """The text with its own line ends; undecodable bytes are lone surrogates."""
-        return encoding.open_text(self.path, self.encoding, self.member)
+        return encoding.open_text(self.path, self.encoding, self.member, self.seen)
 
 
 def read_text(source: SourceFile) -> Iterator[tuple[Part, Row | Reject]]:

@@ -80,6 +80,7 @@ def write_shard(intake: Intake, shard: Shard, blocks: Iterable[Block], identity:
 def _record_of(tally: Tally) -> dict[str, Any]:
     """A source, as JSON."""
     source = dataclasses.asdict(tally.source) | {"path": str(tally.source.path), "layout": None}
+    del source["seen"]
     return {"source": source, "is_val": tally.is_val, "format": tally.format, "why": tally.why}
 
 
