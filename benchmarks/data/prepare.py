@@ -5,7 +5,7 @@
 Rows: ``hantune`` is ``data prepare`` and the token store with the Llama 2 template, end to end. ``batched`` encodes
 the same prompts and answers with one ``encode_batch_fast`` call a chunk (ids only: no reading, no template, nothing
 written). ``map_N`` is ``datasets.map`` by N processes over a sample, each row desegmented and templated; reading
-the JSON is not in it. ``cleaned`` is ``data prepare`` with cleaning and exact duplicates, beside the same without. Every
+the JSON is not in it. ``cleaned`` is ``data prepare`` with cleaning and exact duplicates, beside the same without. Each
 sampled utterance is compared with SentencePiece. Peak memory is of all processes together.
 """
 

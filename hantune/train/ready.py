@@ -76,6 +76,7 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
 def _make_model(config: RunConfig, material: Material, device: torch.device, precision: Precision) -> nn.Module:
     from hantune.models.adapter import attach_lora
     from hantune.models.load import load_model, require_rows
+    from hantune.train.lora_kernels import fuse_lora
 
     model: nn.Module = load_model(
         config.model.path, dtype=precision.weights, device=str(device), revision=config.model.revision
@@ -85,6 +86,7 @@ def _make_model(config: RunConfig, material: Material, device: torch.device, pre
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if config.adapter.kind == "lora":
         model = attach_lora(model, config.adapter, seed=config.train.seed)
+        fuse_lora(model)
     return model
 
 

@@ -1,0 +1,123 @@
+"""The fused LoRA layer is PEFT's: outputs, gradients, and everything it leaves to PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from hantune.train.lora_kernels import _LoraLinear, fuse_lora
+
+
+class Layers(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 20, bias=bias), nn.Linear(20, 6, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.second(torch.relu(self.first(x))))
+
+
+def make(bias: bool = True, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    model = get_peft_model(
+        Layers(bias).double(),  # type: ignore[arg-type]
+        LoraConfig(r=4, lora_alpha=8, target_modules=["first", "second"], **settings),
+        autocast_adapter_dtype=False,
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    return model
+
+
+def outcome(model: Any) -> dict[str, torch.Tensor]:
+    """Output, and the gradient of the input and of everything that is learned."""
+    torch.manual_seed(1)
+    x = torch.randn(2, 5, 12, dtype=torch.float64).to(next(model.parameters()).dtype).requires_grad_()
+    y = model(x)
+    y.square().sum().backward()
+    assert x.grad is not None
+    grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"y": y.detach(), "x": x.grad, **grads}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}])
+def test_outputs_and_gradients_are_pefts(bias: bool, settings: dict[str, Any]) -> None:
+    expected, fused = outcome(make(bias, **settings)), make(bias, **settings)
+    assert fuse_lora(fused) == 2
+    found = outcome(fused)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 5), (2, 5), (4, 2)))
+    weight, bias = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *given: _LoraLinear.apply(given[0], weight, bias, *given[1:], 0.7), (x, a, b)
+    )
+
+
+def disable(model: Any) -> None:
+    model.base_model.disable_adapter_layers()
+
+
+def merge(model: Any) -> None:
+    model.base_model.merge_adapter()
+
+
+def add_another(model: Any) -> None:
+    model.add_adapter(
+        "more", LoraConfig(r=2, lora_alpha=8, target_modules=["first", "second"], init_lora_weights=False)
+    )
+    model.base_model.set_adapter(["default", "more"])
+
+
+@pytest.mark.parametrize("change", [disable, merge, add_another])
+def test_other_states_are_left_to_peft(change: Callable[[Any], None]) -> None:
+    plain, fused = make(), make()
+    fuse_lora(fused)
+    for model in (plain, fused):
+        torch.manual_seed(2)
+        change(model)
+    x = torch.randn(3, 12, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), plain(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}])
+def test_other_kinds_are_left_to_peft(settings: dict[str, Any]) -> None:
+    plain, fused = make(**settings), make(**settings)
+    fuse_lora(fused)
+    expected, found = outcome(plain), outcome(fused)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_masters_stay_float32_under_a_bf16_base() -> None:
+    model = make().to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    exact = outcome(make())
+    fuse_lora(model)
+    found = outcome(model)
+    for name, value in exact.items():
+        if "lora_" in name:
+            assert found[name].dtype == torch.float32
+        error = (found[name].double() - value).norm() / value.norm()
+        assert error < 0.05, name
+
+
+def test_no_grad_for_an_input_that_wants_none() -> None:
+    model = make()
+    fuse_lora(model)
+    model(torch.randn(3, 12, dtype=torch.float64)).sum().backward()
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters() if "lora_" in name)
