@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hantune.data.stats import HAN
+from hantune.data.language import HAN
 from hantune.data.types import Conversation
 from hantune.errors import MachineError
 
