@@ -29,6 +29,7 @@ class Console:
         self._stream = stream
         self.quiet = False
         self.debug = False
+        self.may_ask = False
         self.warnings: list[str] = []
         self._bar_drawn = False
         self._copy: TextIO | None = None
@@ -56,6 +57,11 @@ class Console:
     def is_terminal(self) -> bool:
         """Whether bars may be redrawn in place."""
         return self.stream.isatty() and not environment().dumb_terminal
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody sits there who can be asked: never under ``--json`` and ``--quiet``, in a pipe, a job."""
+        return self.may_ask and sys.stdin.isatty() and self.stream.isatty()
 
     def say(self, text: str = "") -> None:
         """One line of progress; silent under ``--quiet``."""

@@ -291,18 +291,64 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise RunError("run.exists", "文件夹里已经有东西", place=str(path), hint="换一个 --out, 或先移走它")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
         temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            yield temporary
-            sync_tree(temporary)
-            remove_folder(path)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
+            with _alone(temporary):
+                yield temporary
+                sync_tree(temporary)
+                remove_folder(path)
+                os.replace(temporary, path)
+                sync_folder(path.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def sweep(path: Path) -> None:
+    """Delete what processes that were killed while they wrote ``path`` left beside it.
+
+    A folder or file is left over where its process is gone from this machine and nobody, on this or another one,
+    holds it. Call it only where no other process may be writing ``path`` just now.
+    """
+    name = re.compile(rf"{re.escape(TEMPORARY)}(?:del-)?{re.escape(path.name)}-(\d+)")
+    for left in path.parent.iterdir():
+        match = name.fullmatch(left.name)
+        if match and not _is_alive(int(match[1])):
+            with _alone(left) as is_ours:
+                if is_ours and left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                elif is_ours:
+                    left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether the folder or file could be taken for this process alone; False too where that cannot be (Windows)."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this number runs here; taken for granted where asking would end it (Windows)."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def remove_folder(path: Path) -> None:

@@ -21,6 +21,7 @@ from hantune.paths import (
     new_folder,
     quoted,
     sha256_file,
+    sweep,
     write_file,
     write_json,
 )
@@ -105,6 +106,36 @@ def test_one_owner_and_a_dead_owner_is_forgotten(tmp_path: Path) -> None:
     holder.wait()
     with RunFolder(tmp_path).lock():
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the numbers of dead processes")
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    held = tmp_path / f".tmp-out-{dead.pid}"
+    left = [tmp_path / f".tmp-{name}-{dead.pid}" for name in ("out", "del-out")]
+    kept = [tmp_path / f".tmp-out-{holder.pid}", tmp_path / f".tmp-other-{dead.pid}", tmp_path / ".tmp-out-x"]
+    for folder in (*left, *kept):
+        (folder / "inner").mkdir(parents=True)
+    torn = tmp_path / f".tmp-out.json-{dead.pid}"
+    torn.write_text("half", encoding="utf-8")
+    sweep(tmp_path / "out.json")
+    assert not torn.exists()
+    handle = os.open(held, os.O_RDONLY)
+    fcntl = pytest.importorskip("fcntl")
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as a live process of another machine would
+    sweep(tmp_path / "out")
+    assert held.exists()
+    assert not left[1].exists()
+    os.close(handle)
+    with new_folder(tmp_path / "out") as temporary:
+        (temporary / "x").write_text("1", encoding="utf-8")
+        sweep(tmp_path / "out")
+        assert temporary.exists()
+    assert [folder.exists() for folder in (*left, *kept)] == [False, False, True, True, True]
+    assert names(tmp_path / "out") == ["x"]
+    holder.communicate(b"\n")
 
 
 def start(run: RunFolder) -> None:

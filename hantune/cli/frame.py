@@ -91,6 +91,7 @@ def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[
 def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable[[], Answer]) -> int:
     """Do the work, print its answer or its error in the asked form; returns the exit code."""
     console.quiet, console.debug = quiet or (as_json and not console.is_terminal), debug
+    console.may_ask = not (quiet or as_json)
     console.warnings.clear()
     set_library_defaults()
     try:
@@ -104,7 +105,7 @@ def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable
     if debug and answer.error is not None:
         traceback.print_exception(answer.error, file=sys.stderr)
     _print(words, as_json, answer)
-    console.quiet = console.debug = False
+    console.quiet = console.debug = console.may_ask = False
     return answer.exit_code
 
 

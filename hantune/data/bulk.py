@@ -19,20 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hantune.data.borders import BLANK, BORDER, Borders, Points, gather, to_points
+from hantune.data.borders import BLANK, BORDER, Borders, to_points
 from hantune.data.fit import fit_many, trim_turns
 from hantune.data.prepared import to_conversation
 from hantune.data.templates.base import Template
 from hantune.data.tokens import WITH_PREFIX, Encoder
 from hantune.data.types import Message, Role
+from hantune.data.words import Array, Points, gather
 from hantune.errors import HantuneError
 
-Array = np.ndarray[Any, Any]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 LEARNED = 4
 """The bit of a message's code that says it is learned; below it stands the role."""
-LEARN_BIT = np.uint32(1 << 31)
-"""Marks a point whose tokens are learned."""
 PLACEHOLDER = 0xF0000
 """Message i is the private character ``PLACEHOLDER + i`` in the rendering that an outline is read from."""
 LONGEST_SHAPE = 256
@@ -56,12 +54,15 @@ class Block(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """How the conversations of one shape are written: ``constants[0]``, ``messages[0]``, ``constants[1]`` ..."""
+    """How the conversations of one shape are written: pieces that are constant points or messages."""
 
     constants: list[Points]
-    messages: list[int]
-    learned: list[bool]
-    """Which of ``messages`` are learned."""
+    messages: Array
+    """The numbers of messages."""
+    is_message: Array
+    """By piece, whether it is the next of ``messages`` or of ``constants``."""
+    learned: Array
+    """By piece (uint8)."""
 
 
 class _Part(NamedTuple):
@@ -75,7 +76,7 @@ class _Part(NamedTuple):
     cut: Array
 
 
-@dataclass(slots=True)
+@dataclass
 class Bulk:
     """Turns batches of one part into blocks; ``max_tokens`` and ``max_turns`` as in ``fit_many``."""
 
@@ -83,32 +84,34 @@ class Bulk:
     encoder: Encoder
     max_tokens: int
     max_turns: int | None = None
-    _outlines: dict[bytes, Outline | None] = field(default_factory=dict)
+    _outlines: list[Outline] = field(default_factory=list)
+    _kinds: dict[bytes, int] = field(default_factory=dict)
+    """Shape -> the number of its outline, -1 where it has none."""
 
     def encode(self, batch: pa.RecordBatch) -> Block:
         """The examples of a batch of ``prepared.SCHEMA``, in its order.
 
         Raises: what ``Template.render`` raises.
         """
-        borders, turns_on = self.encoder.borders, self.template.turns_on
+        turns_on = self.template.turns_on
+        borders = None if turns_on is None else self.encoder.borders_for(batch.get_total_buffer_size() // 3)
         small = self.encoder.vocab_size <= 1 << 16
         if borders is None or turns_on is None:
             return _join(batch, [self._one_by_one(batch, np.arange(batch.num_rows))], small)
         texts = _Texts.of(batch, turns_on)
-        outlines = [None if is_odd else self._outline(shape) for shape, is_odd in texts.shapes()]
-        rows = np.flatnonzero([outline is not None for outline in outlines])
-        fast = _encode(texts, rows, [each for each in outlines if each is not None], borders)
+        shapes = texts.shapes()
+        for shape in set(shapes).difference(self._kinds):
+            outline = self._make_outline(shape, borders)
+            self._kinds[shape] = -1 if outline is None else len(self._outlines)
+            self._outlines += [outline] if outline else []
+        kinds = np.fromiter(map(self._kinds.__getitem__, shapes), np.int64, len(shapes))
+        rows = np.flatnonzero((kinds >= 0) & ~texts.is_odd)
+        fast = _encode(texts, rows, kinds[rows], self._outlines, borders)
         others = np.ones(batch.num_rows, bool)
-        others[fast.rows] = fast.lengths > self.max_tokens
+        others[rows] = fast.lengths > self.max_tokens
         return _join(batch, [_without(fast, others), self._one_by_one(batch, np.flatnonzero(others))], small)
 
-    def _outline(self, shape: bytes) -> Outline | None:
-        """The outline of a shape, made once."""
-        if shape not in self._outlines:
-            self._outlines[shape] = self._make_outline(shape)
-        return self._outlines[shape]
-
-    def _make_outline(self, shape: bytes) -> Outline | None:
+    def _make_outline(self, shape: bytes, borders: Borders) -> Outline | None:
         """None where the template does not take the shape, or does not write it as constants and messages."""
         if len(shape) > LONGEST_SHAPE:
             return None
@@ -120,7 +123,7 @@ class Bulk:
             rendered = self.template.render(trim_turns(messages, self.max_turns), self.encoder.marks)
         except HantuneError:  # it is raised again with its place, one by one
             return None
-        return _outline_of(self.encoder.pieces(rendered), self.encoder)
+        return _outline_of(self.encoder.pieces(rendered), self.encoder, borders)
 
     def _one_by_one(self, batch: pa.RecordBatch, rows: Array) -> _Part:
         """The examples of some rows through ``fit_many``."""
@@ -146,7 +149,7 @@ class _Texts(NamedTuple):
     sizes: Array
     codes: bytes
     """Per message its role and, in the bit ``LEARNED``, whether it is learned."""
-    offsets: list[int]
+    offsets: Array
     is_odd: Array
     """Per row: a text is empty, has an edge that may vanish, or holds what the template turns on."""
 
@@ -168,12 +171,12 @@ class _Texts(NamedTuple):
         roles = pc.index_in(messages.field("role"), pa.array(ROLES)).to_numpy(zero_copy_only=False)
         learns = messages.field("learn").to_numpy(zero_copy_only=False)
         codes = (roles + LEARNED * learns).astype(np.uint8).tobytes()
-        return cls(points, sizes, codes, offsets.tolist(), np.diff(odd_before) > 0)
+        return cls(points, sizes, codes, offsets, np.diff(odd_before) > 0)
 
-    def shapes(self) -> list[tuple[bytes, bool]]:
-        """The codes of each row's messages, and whether the row is odd."""
-        spans = zip(self.offsets, self.offsets[1:], self.is_odd.tolist(), strict=False)
-        return [(self.codes[start:end], is_odd) for start, end, is_odd in spans]
+    def shapes(self) -> list[bytes]:
+        """The codes of each row's messages."""
+        ends = self.offsets.tolist()
+        return [self.codes[start:end] for start, end in zip(ends, ends[1:], strict=False)]
 
 
 def _bytes_of(strings: Any) -> tuple[bytes, Array]:
@@ -183,65 +186,70 @@ def _bytes_of(strings: Any) -> tuple[bytes, Array]:
     return (data[int(ends[0]) : int(ends[-1])].to_pybytes() if data is not None else b""), np.diff(ends)
 
 
-def _outline_of(pieces: Sequence[tuple[int, str | int, bool]], encoder: Encoder) -> Outline | None:
+def _outline_of(pieces: Sequence[tuple[int, str | int, bool]], encoder: Encoder, borders: Borders) -> Outline | None:
     """The outline that a rendering with placeholders shows; None where more than a message is learned of an answer."""
-    outline = Outline([], [], [])
-    waiting: list[int] = []
+    found: list[tuple[list[int] | int, bool]] = []
+
+    def add(points: list[int], learn: bool) -> None:
+        if found and isinstance(found[-1][0], list) and found[-1][1] == learn:
+            found[-1][0].extend(points)
+        elif points:
+            found.append((points, learn))
+
     is_text_before = True
     for which, text, learn in pieces:
-        bit = int(LEARN_BIT) if learn else 0
         if isinstance(text, int):
-            waiting.append(encoder.control_points[text] | bit)
+            add([encoder.control_points[text]], learn)
             is_text_before = False
             continue
-        opening = encoder.borders.opening(text) if encoder.borders and which == WITH_PREFIX else ""
-        waiting += [BORDER] * is_text_before
+        add([BORDER] * is_text_before, learn)
+        opening = borders.opening(text) if which == WITH_PREFIX else ""
         words = re.split(f"([{chr(PLACEHOLDER)}-{chr(PLACEHOLDER + LONGEST_SHAPE)}])", opening + text)
         if learn and (len(words) != 3 or words[0].strip(BLANK).strip() or words[2].strip()):
             return None
         for index, word in enumerate(words):
             if index % 2:
-                outline.constants.append(np.array(waiting, np.uint32))
-                outline.messages.append(ord(word) - PLACEHOLDER)
-                outline.learned.append(learn)
-                waiting = []
+                found.append((ord(word) - PLACEHOLDER, learn))
             else:
-                waiting += [ord(letter) | bit for letter in word]
+                add(to_points(word).tolist(), learn)
         is_text_before = True
-    outline.constants.append(np.array(waiting, np.uint32))
-    return outline if any(outline.learned) else None
+    if not any(learn for piece, learn in found if isinstance(piece, int)):
+        return None
+    return Outline(
+        constants=[borders.fold(np.array(piece, np.uint32)) for piece, _ in found if isinstance(piece, list)],
+        messages=np.array([piece for piece, _ in found if isinstance(piece, int)]),
+        is_message=np.array([isinstance(piece, int) for piece, _ in found]),
+        learned=np.array([learn for _, learn in found], np.uint8),
+    )
 
 
-def _encode(texts: _Texts, rows: Array, outlines: Sequence[Outline], borders: Borders) -> _Part:
-    """The examples of ``rows``, each written by its outline."""
-    firsts = np.asarray(texts.offsets)[rows]
+def _encode(texts: _Texts, rows: Array, kinds: Array, outlines: Sequence[Outline], borders: Borders) -> _Part:
+    """The examples of ``rows``, each written by the outline of its kind."""
+    firsts = texts.offsets[rows]
     starts = np.cumsum(texts.sizes) - texts.sizes
-    kinds = {id(outline): outline for outline in outlines}
-    kind_of = np.array([id(outline) for outline in outlines], np.int64)
-    num_pieces = np.array([2 * len(outline.messages) + 1 for outline in outlines], np.int64)
-    piece_starts = np.cumsum(num_pieces) - num_pieces
-    begins, sizes, bits = (np.zeros(int(num_pieces.sum()), kind) for kind in (np.int64, np.int64, np.uint32))
+    num_pieces = np.array([len(outline.learned) for outline in outlines], np.int64)[kinds]
+    ends = np.cumsum(num_pieces)
+    begins, sizes, learned = (np.zeros(int(num_pieces.sum()), kind) for kind in (np.int64, np.int64, np.uint8))
     characters = np.zeros(len(rows), np.int64)
-    pool = [texts.points]
-    pooled = len(texts.points)
-    for kind, outline in kinds.items():
-        mine = np.flatnonzero(kind_of == kind)
-        numbers = firsts[mine, None] + outline.messages
-        places = piece_starts[mine, None] + np.arange(2 * len(outline.messages) + 1)
-        lengths = np.array([len(constant) for constant in outline.constants])
-        begins[places[:, ::2]] = pooled + np.cumsum(lengths) - lengths
-        sizes[places[:, ::2]] = lengths
-        begins[places[:, 1::2]] = starts[numbers]
-        sizes[places[:, 1::2]] = texts.sizes[numbers]
-        bits[places[:, 1::2]] = np.where(outline.learned, LEARN_BIT, np.uint32(0))
-        characters[mine] = texts.sizes[numbers] @ np.array(outline.learned, np.int64)
-        pool += outline.constants
+    pool, pooled = [texts.points], len(texts.points)
+    for kind in np.unique(kinds).tolist():
+        constants, messages, is_message, learns = outlines[kind]
+        mine = np.flatnonzero(kinds == kind)
+        numbers = firsts[mine, None] + messages
+        places = (ends - num_pieces)[mine, None] + np.arange(len(learns))
+        lengths = np.array([len(constant) for constant in constants])
+        learned[places] = learns
+        begins[places[:, ~is_message]] = pooled + np.cumsum(lengths) - lengths
+        sizes[places[:, ~is_message]] = lengths
+        begins[places[:, is_message]] = starts[numbers]
+        sizes[places[:, is_message]] = texts.sizes[numbers]
+        characters[mine] = texts.sizes[numbers] @ learns[is_message]
+        pool += constants
         pooled += int(lengths.sum())
-    stream = gather(np.concatenate(pool), begins, sizes) | np.repeat(bits, sizes)
-    ids, by_point = borders.encode(stream & ~LEARN_BIT)
-    mask = np.repeat((stream >> 31).astype(np.uint8), by_point)
-    piece_ends = np.cumsum(sizes)[np.cumsum(num_pieces) - 1] if len(rows) else np.zeros(0, np.int64)
-    lengths = np.diff(np.concatenate([[0], np.cumsum(by_point)])[piece_ends], prepend=0)
+    ids, by_point = borders.encode(gather(np.concatenate(pool), begins, sizes))
+    token_ends = np.concatenate([[0], np.cumsum(by_point)])[np.cumsum(sizes)]
+    mask = np.repeat(learned, np.diff(token_ends, prepend=0))
+    lengths = np.diff(token_ends[ends - 1], prepend=0)
     return _Part(rows, ids, mask, lengths, characters, np.zeros(len(rows), np.uint8))
 
 

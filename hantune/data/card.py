@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hantune.data.clean.rules import FIXES
+from hantune.data.stats_text import as_markdown
+from hantune.data.turns import Yield
 
 REASONS = {
     "source.too-long": "一行太长",
@@ -47,8 +50,8 @@ REASONS = {
 """reason -> what it means."""
 
 
-def card(manifest: dict[str, Any]) -> str:
-    """The manifest as a page of Markdown (Chinese)."""
+def card(manifest: dict[str, Any], figures: Mapping[str, Any] | None = None) -> str:
+    """The manifest, and what ``sketch`` found, as a page of Markdown (Chinese)."""
     flags = manifest["flags"]
     lines = [
         "# 整理好的对话数据",
@@ -66,6 +69,14 @@ def card(manifest: dict[str, Any]) -> str:
         f"| {source['sha256'][:16]} |"
         for source in manifest["sources"]
     ]
+    for source in manifest["sources"]:
+        if log := source.get("log"):
+            lines += [
+                "",
+                f"## 聊天记录 {source['path']}",
+                "",
+                *(f"- {line}" for line in Yield.of(log).text().split("\n")),
+            ]
     if manifest["dropped"]:
         lines += ["", "## 去掉的", "", "| 原因 | 意思 | 条数 | 第一处 |", "|---|---|---|---|"]
         lines += [
@@ -74,6 +85,8 @@ def card(manifest: dict[str, Any]) -> str:
         ]
         lines += ["", "每一条的原文和原因在 `rejects.jsonl` (抽样没选中的和没用的部分除外)."]
     lines += _changes(manifest)
+    if figures and figures["rows"]:
+        lines += ["", "## 数据是什么样的", "", *as_markdown(figures)]
     lines += [
         "",
         "## 怎样重做",

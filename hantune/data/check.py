@@ -1,12 +1,13 @@
 """The check before the work: a loss mask or template that would teach the wrong thing does not start (promise 1).
 
 Every sample is held against the rules of ``data/rules.py``. Refusals stop the run (exit 3) after all samples are
-counted; warnings are shown.
+counted; warnings are shown. ``glance.py`` says which samples of a prepared part need no look of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -21,7 +22,9 @@ from hantune.errors import HantuneError, RefusedError
 
 CHUNK = 1024
 COMPARED = 3
-"""How many conversations are compared with the model's own chat template."""
+"""How many conversations of each shape are compared with the model's own chat template."""
+SHAPES = 16
+"""How many shapes (orders of roles) are compared so."""
 
 
 @dataclass(kw_only=True)
@@ -115,46 +118,84 @@ class Findings:
         return sorted(self._by_code.values(), key=lambda finding: finding.level != "refuse")
 
 
+class Checking:
+    """A check as it goes: samples in, totals and findings kept."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        template: Template,
+        *,
+        max_tokens: int,
+        max_turns: int | None = None,
+        chat_template: str | None = None,
+        is_explicit: bool = False,
+    ) -> None:
+        self.encoder = encoder
+        self.template = template
+        self.max_tokens = max_tokens
+        self.max_turns = max_turns
+        self.report = CheckReport(template=template.name, max_tokens=max_tokens)
+        self.findings = Findings()
+        self._own = JinjaTemplate(name="model", source=chat_template, system=template.system) if chat_template else None
+        self._is_explicit = is_explicit
+        self._compared: Counter[tuple[str, ...]] = Counter()
+        self._first = ""
+
+    def look(self, conversations: Sequence[Conversation]) -> list[Fitted]:
+        """What became of each; every rule was held against it, and the model's own template against some."""
+        fitted = fit_many(
+            conversations, self.template, self.encoder, max_tokens=self.max_tokens, max_turns=self.max_turns
+        )
+        for conversation, each in zip(conversations, fitted, strict=True):
+            self._first = self._first or conversation.source
+            self._compare(conversation)
+            _count(self.report, each, self.encoder)
+            _judge(conversation.source, each, self.template, self.encoder, self.max_tokens, self.findings)
+        return fitted
+
+    def _compare(self, conversation: Conversation) -> None:
+        """``template.mismatch`` where the model's own chat template renders a conversation otherwise."""
+        shape = tuple(message.role for message in conversation.messages)
+        is_known = self._compared[shape] > 0 or len(self._compared) < SHAPES
+        messages = trim_turns(conversation.messages, None)
+        if self._own is None or not messages or not is_known or self._compared[shape] >= COMPARED:
+            return
+        self._compared[shape] += 1
+        difference = _difference(self.template, self._own, messages, self.encoder)
+        if difference:
+            level: Level = "warn" if self._is_explicit else "refuse"
+            hint = "用模型自带的: template.name=auto; 确实要换, 就写明 template.name"
+            self.findings.add("template.mismatch", level, difference, conversation.source, hint)
+
+    def end(self) -> CheckReport:
+        """The report.
+
+        Raises: RefusedError with the code of the first refusal.
+        """
+        if self.report.samples and not self.report.kept:
+            _nothing_left(self.report, self._first, self.findings)
+        self.report.findings = self.findings.all
+        _refuse(self.report)
+        return self.report
+
+
 def check_data(
-    conversations: Iterable[Conversation],
-    encoder: Encoder,
-    template: Template,
-    *,
-    max_tokens: int,
-    max_turns: int | None = None,
-    chat_template: str | None = None,
-    is_explicit: bool = False,
+    conversations: Iterable[Conversation], encoder: Encoder, template: Template, **settings: Any
 ) -> CheckReport:
     """What the samples are as tokens, and what is wrong with them short of a refusal.
 
-    ``chat_template`` is the model's own; another template is refused unless the user named it (``is_explicit``).
+    ``settings``: ``max_tokens``; ``max_turns``; ``chat_template``, the model's own, from which another one may differ
+    only if the user named it (``is_explicit``).
 
     Raises: RefusedError with the code of the first rule that a sample breaks (``mask.*``, ``template.mismatch``,
         ``tokens.nothing-left``), after all samples are counted.
     """
-    report = CheckReport(template=template.name, max_tokens=max_tokens)
-    findings = Findings()
+    checking = Checking(encoder, template, **settings)
     stream = iter(conversations)
-    first = list(islice(stream, COMPARED))
-    if chat_template is not None:
-        _compare(first, encoder, template, chat_template, is_explicit, findings)
-    for chunk in _chunks(first, stream):
-        fitted = fit_many(chunk, template, encoder, max_tokens=max_tokens, max_turns=max_turns)
-        for conversation, each in zip(chunk, fitted, strict=True):
-            _count(report, each, encoder)
-            _judge(conversation.source, each, template, encoder, max_tokens, findings)
-    if report.samples and not report.kept:
-        _nothing_left(report, first[0].source, findings)
-    report.findings = findings.all
-    _refuse(report)
-    return report
-
-
-def _chunks(first: Sequence[Conversation], rest: Iterator[Conversation]) -> Iterator[list[Conversation]]:
-    chunk = [*first, *islice(rest, CHUNK)]
-    while chunk:
-        yield chunk
-        chunk = list(islice(rest, CHUNK))
+    while chunk := list(islice(stream, CHUNK)):
+        checking.look(chunk)
+    return checking.end()
 
 
 def _count(report: CheckReport, fitted: Fitted, encoder: Encoder) -> None:
@@ -186,31 +227,6 @@ def _judge(
         message = rule.find(sample)
         if message:
             findings.add(rule.code, rule.level, message, source, rule.hint)
-
-
-def _compare(
-    conversations: Sequence[Conversation],
-    encoder: Encoder,
-    template: Template,
-    chat_template: str,
-    is_explicit: bool,
-    findings: Findings,
-) -> None:
-    """``template.mismatch`` for each conversation that the model's own chat template renders otherwise."""
-    own = JinjaTemplate(name="model", source=chat_template, system=template.system)
-    for conversation in conversations:
-        messages = trim_turns(conversation.messages, None)
-        if not messages:
-            continue
-        difference = _difference(template, own, messages, encoder)
-        if difference:
-            findings.add(
-                "template.mismatch",
-                "warn" if is_explicit else "refuse",
-                difference,
-                conversation.source,
-                "用模型自带的: template.name=auto; 确实要换, 就写明 template.name",
-            )
 
 
 def _difference(template: Template, own: JinjaTemplate, messages: Sequence[Message], encoder: Encoder) -> str | None:

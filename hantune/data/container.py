@@ -21,19 +21,27 @@ PARTS: dict[str, Part] = {
 }  # fmt: skip
 """Keys of a file-wide object whose arrays are records, and the part they stand for."""
 TABLE_MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"\xff\xff\xff\xff", "arrow-stream"), (packed.ZIP, "xlsx"))
+UNPACK = "先解开压缩包, 再把得到的文件或文件夹交给 hantune data prepare"
+AGAIN = "下载到的多半是登录页或错误页: 用浏览器打开网址看看, 再下载一次"
 MAGIC = (
-    (b"\xd0\xcf\x11\xe0", "旧版 Excel 工作簿 (.xls)"),
-    (packed.ZIP, "zip 压缩包"),
-    (b"7z\xbc\xaf", "7z 压缩包"),
-    (b"Rar!", "rar 压缩包"),
-    (b"BZh", "bzip2 压缩文件"),
-    (b"\xfd7zXZ", "xz 压缩文件"),
-    (b"%PDF", "PDF 文档"),
-    (b"SQLite format 3", "SQLite 数据库"),
-    (b"version https://git-lfs", "Git LFS 指针 (数据本身还没有下载, 用 git lfs pull)"),
-    (b"<!DOCTYPE", "网页 (下载到的不是数据, 多半是登录页或错误页)"),
-    (b"<html", "网页 (下载到的不是数据, 多半是登录页或错误页)"),
+    (
+        b"\xd0\xcf\x11\xe0",
+        "旧版 Excel 工作簿 (.xls)",
+        "用 Excel 或 WPS 打开, 另存为 .xlsx 或 CSV (UTF-8), 把新文件交给 hantune",
+    ),
+    (packed.ZIP, "zip 压缩包", UNPACK),
+    (b"7z\xbc\xaf", "7z 压缩包", UNPACK),
+    (b"Rar!", "rar 压缩包", UNPACK),
+    (b"BZh", "bzip2 压缩文件", UNPACK),
+    (b"\xfd7zXZ", "xz 压缩文件", UNPACK),
+    (b"%PDF", "PDF 文档", "把里面的文字复制到一个 .txt 文件 (UTF-8), 把它交给 hantune"),
+    (b"SQLite format 3", "SQLite 数据库", "用软件自己的导出功能得到文本, CSV 或 JSON; hantune 不读软件的数据库"),
+    (b"version https://git-lfs", "Git LFS 指针 (数据本身还没有下载)", "在下载的文件夹里运行 git lfs pull, 再来一次"),
+    (b"<!DOCTYPE", "网页", AGAIN),
+    (b"<!doctype", "网页", AGAIN),
+    (b"<html", "网页", AGAIN),
 )
+"""First bytes -> what it is, what to do with it."""
 HEAD_BYTES = 1 << 16
 
 
@@ -78,16 +86,11 @@ def refuse_foreign(head: bytes, name: str) -> None:
 
     Raises: DataError ``source.wrong-type``.
     """
-    kinds = [true_type for magic, true_type in MAGIC if head.lstrip().startswith(magic)]
+    kinds = [(kind, hint) for magic, kind, hint in MAGIC if head.lstrip().startswith(magic)]
     if head[257:262] == b"ustar":
-        kinds.append("tar 归档")
-    if kinds:
-        raise DataError(
-            "source.wrong-type",
-            f"内容其实是 {kinds[0]}, 不是能直接读的文件",
-            place=name,
-            hint="旧版 Excel 请另存为 .xlsx 或 CSV (UTF-8); 压缩包请先解开; 再把得到的文件交给 hantune data prepare",
-        )
+        kinds.append(("tar 归档", UNPACK))
+    for kind, hint in kinds[:1]:
+        raise DataError("source.wrong-type", f"内容其实是 {kind}, 不是能直接读的文件", place=name, hint=hint)
 
 
 def container_of(path: Path, codec: str, member: str = "") -> str:

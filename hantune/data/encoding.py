@@ -21,6 +21,8 @@ from hantune.errors import DataError
 SAMPLE_BYTES = 1 << 16
 COMMON_SHARE = 0.5
 """Share of characters that must be in GB2312 for GB18030 to be believed (text in traditional characters has fewer)."""
+ASCII_SHARE = 0.9
+"""Share of lines that must be ASCII for the others to be taken for torn ones."""
 NAMES = {
     "utf-8": "UTF-8",
     "utf-8-sig": "UTF-8 (BOM)",
@@ -74,7 +76,7 @@ def sniff(path: Path, member: str = "") -> str:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     sample = telling_bytes(path, member)
-    found = _utf16(sample) or _utf8_or_gb(sample) or _guess(sample)
+    found = _utf16(sample) or _utf8_or_gb(sample) or _nearly_ascii(sample) or _guess(sample)
     if found is None:
         raise DataError(
             "source.encoding",
@@ -103,6 +105,13 @@ def _utf8_or_gb(sample: bytes) -> str | None:
     text = "".join(filter(lambda letter: letter > "\x7f", sample.decode("gb18030", "ignore")))
     common = len(text.encode("gb2312", "ignore")) / 2
     return "gb18030" if common >= COMMON_SHARE * len(text) else None
+
+
+def _nearly_ascii(sample: bytes) -> str | None:
+    """UTF-8 where nearly all lines are ASCII: the others are torn, and each is a reject of its own."""
+    lines = [line for line in sample.split(b"\n") if line.strip()]
+    is_text = b"\0" not in sample
+    return "utf-8" if is_text and sum(map(bytes.isascii, lines)) >= ASCII_SHARE * len(lines) else None
 
 
 def _decodes(piece: bytes, encoding: str) -> bool:

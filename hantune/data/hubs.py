@@ -36,9 +36,12 @@ KNOWN = {
     "lccc-base": DataSet("hf", "silver/lccc", _BASE),
     "lccc-large": DataSet("hf", "silver/lccc", ("lccc_large.jsonl.gz",)),
     "samsum": DataSet("hf", "knkarthick/samsum"),
+    "train-1m-cn": DataSet("hf", "BelleGroup/train_1M_CN", ("Belle_open_source_1M.json",)),
+    "train-0.5m-cn": DataSet("hf", "BelleGroup/train_0.5M_CN", ("Belle_open_source_0.5M.json",)),
 }  # fmt: skip
-"""Old names -> where the files are now: the scripts behind the old ones no longer load."""
-OWNERS = ("thu-coai/", "silver/", "samsung/")
+"""Old names -> where the files are now: the scripts behind the old ones no longer load. Known files are asked for by
+their names, so that without a network these can be told."""
+OWNERS = ("thu-coai/", "silver/", "samsung/", "bellegroup/")
 """Owners under whom old guides name them."""
 
 

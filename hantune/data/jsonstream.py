@@ -19,7 +19,6 @@ from hantune.data.encoding import BROKEN
 CHUNK = 1 << 20
 LONGEST = 1 << 28
 """Characters after which a value that does not end is given up."""
-_DECODER = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
 _BLANK = re.compile(r"[\s,]*")
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(r"[^,\]}\n]+")
@@ -35,6 +34,26 @@ _CAUSES = {
 }
 
 
+class _Twice(ValueError):
+    """A field that an object has twice with two values: which one is meant?"""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these fields.
+
+    Raises: _Twice.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        for name, inner in pairs:
+            if inner != value[name]:
+                raise _Twice(name)
+    return value
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_constant=lambda _: None, object_pairs_hook=_object)
+
+
 class BrokenValue(Exception):
     """Text that is no JSON; the message says in Chinese what is wrong and after which character."""
 
@@ -45,10 +64,12 @@ def parse(raw: bytes | str) -> Any:
     Raises: BrokenValue.
     """
     try:
-        return orjson.loads(raw)
+        value = orjson.loads(raw)
+        if _fields(value) == (raw.count(b'":') if isinstance(raw, bytes) else raw.count('":')):
+            return value
     except orjson.JSONDecodeError:
-        text = raw.decode("utf-8", "hantune-mark") if isinstance(raw, bytes) else raw
-    text = text.strip()
+        pass
+    text = (raw.decode("utf-8", "hantune-mark") if isinstance(raw, bytes) else raw).strip()
     try:
         value, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError) as error:
@@ -56,6 +77,15 @@ def parse(raw: bytes | str) -> Any:
     if end < len(text):
         raise BrokenValue(_cause(json.JSONDecodeError("Extra data", text, end), text, 0))
     return whole(value, text)
+
+
+def _fields(value: Any) -> int:
+    """How many fields all objects of a value have. orjson drops one that is there twice; the text has it still."""
+    if isinstance(value, dict):
+        return len(value) + sum(_fields(item) for item in value.values() if isinstance(item, (dict, list)))
+    if isinstance(value, list):
+        return sum(_fields(item) for item in value if isinstance(item, (dict, list)))
+    return 0
 
 
 def whole(value: Any, text: str) -> Any:
@@ -77,6 +107,8 @@ def _cause(error: Exception, text: str, start: int) -> str:
     """What a parser said, in Chinese, with the characters around the place."""
     if isinstance(error, RecursionError):
         return "括号套得太深"
+    if isinstance(error, _Twice):
+        return f"字段 {str(error)[:30]} 写了两次, 不知道该用哪一个"
     if not isinstance(error, json.JSONDecodeError):
         return "有一个长得读不了的数字"
     at = error.pos

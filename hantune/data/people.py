@@ -13,6 +13,7 @@ from hantune.data.formats.qq import RECENT
 from hantune.data.formats.said import Said
 from hantune.data.types import Reject
 from hantune.errors import DataError
+from hantune.log import console
 
 LISTED = 20
 """How many people an error names."""
@@ -33,6 +34,29 @@ class Person(NamedTuple):
         others = [name for name in self.names if name not in (self.name, self.id)]
         known = f"{self.name or '(空昵称)'}" + (f" ({self.id})" if self.id != self.name else "")
         return known + (f", 也叫 {'、'.join(others[:3])}" if others else "")
+
+
+class WhoAmI(DataError):
+    """``chatlog.who-am-i``, with all people of the log, so that a terminal can ask."""
+
+    def __init__(self, problem: str, people: Sequence[Person], file: str) -> None:
+        self.problem, self.people = problem, people
+        listed = "".join(f"\n  {person.messages} 条  {person}" for person in people[:LISTED])
+        more = f"\n  ... 一共 {len(people)} 人" if len(people) > LISTED else ""
+        best = people[0].id if people else "号码或昵称"
+        super().__init__(
+            "chatlog.who-am-i",
+            f"{problem}. 里面的人:{listed or ' 一个也没有'}{more}",
+            place=file,
+            hint=f'hantune data prepare {file} --out prepared --me "{best}"  (换成你自己的号码或昵称)',
+        )
+
+    def named(self, word: str) -> str | None:
+        """The id of whom an answer means: the number in the list, an id, or a name that only one has."""
+        if word.isdecimal() and 1 <= int(word) <= min(len(self.people), LISTED):
+            return self.people[int(word) - 1].id
+        ids = [person.id for person in self.people if word in (person.id, *person.names)]
+        return word if word in ids else ids[0] if len(ids) == 1 else None
 
 
 @dataclass
@@ -93,23 +117,28 @@ def survey(items: Iterable[Said | Reject]) -> Survey:
 def find_me(found: Survey, me: str | Sequence[str] | None, file: str) -> frozenset[str]:
     """The ids that are the user: whom ``--me`` names (an id, or any name a person ever had), else whom the log marks.
 
-    Raises: DataError ``chatlog.who-am-i`` with the people of the log.
+    A name that nobody has here is said where another one is found: of several logs, each may know him by another. A
+    name of several people is the one of them whom another word names.
+
+    Raises: WhoAmI (DataError ``chatlog.who-am-i``) with the people of the log.
     """
     wanted = [me] if isinstance(me, str) else list(me or ())
     if not wanted:
         if found.marked:
             return frozenset(found.marked)
-        raise _who_am_i(found, "不知道哪一个是你, 要用 --me 说", file)
-    ids: set[str] = set()
-    for name in wanted:
-        people = _called(found, name)
-        if not people:
-            raise _who_am_i(found, f"聊天记录里没有 {name or '(空)'}", file)
-        if len(people) > 1:
+        raise WhoAmI("不知道哪一个是你, 要用 --me 说", found.people, file)
+    called = {name: _called(found, name) for name in wanted}
+    sure = {id for people in called.values() if len(people) == 1 for id in people}
+    for name, people in called.items():
+        if len(people) > 1 and not people & sure:
             same = "、".join(sorted(people))
-            raise _who_am_i(found, f"叫 {name} 的有 {len(people)} 个人 ({same}), 要用号码说", file)
-        ids |= people
-    return frozenset(ids)
+            raise WhoAmI(f"叫 {name} 的有 {len(people)} 个人 ({same}), 要用号码说", found.people, file)
+    unknown = [name or "(空)" for name, people in called.items() if not people]
+    if not sure:
+        raise WhoAmI(f"聊天记录里没有 {'、'.join(unknown)}", found.people, file)
+    if unknown:
+        console.warn(f"{file}: 聊天记录里没有 {'、'.join(unknown)}, 按 --me 里其它的名字认你")
+    return frozenset(sure)
 
 
 def _called(found: Survey, name: str) -> set[str]:
@@ -127,17 +156,3 @@ def _loose(name: str) -> str:
     """A name without titles, width, case and blanks."""
     bare = _TITLES.sub("", unicodedata.normalize("NFKC", name)).strip("<>()")
     return "".join(bare.casefold().split()) or name
-
-
-def _who_am_i(found: Survey, problem: str, file: str) -> DataError:
-    """The error that lists the people, and the command with the likeliest of them."""
-    people = found.people
-    listed = "".join(f"\n  {person.messages} 条  {person}" for person in people[:LISTED])
-    more = f"\n  ... 一共 {len(people)} 人" if len(people) > LISTED else ""
-    best = people[0].id if people else "号码或昵称"
-    return DataError(
-        "chatlog.who-am-i",
-        f"{problem}. 里面的人:{listed or ' 一个也没有'}{more}",
-        place=file,
-        hint=f'hantune data prepare {file} --out prepared --me "{best}"  (换成你自己的号码或昵称)',
-    )

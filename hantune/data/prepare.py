@@ -24,7 +24,9 @@ from hantune.data.intake import OWN_WISH, Intake, Tally
 from hantune.data.pool import cores
 from hantune.data.prepared import Prepared, fingerprint_of, is_prepared, open_prepared
 from hantune.data.shards import is_shard, open_shards, parse_shard, read_shards, tally_of, write_shard
+from hantune.data.sketch import sketch
 from hantune.data.sources import SourceFile, expand, inspect
+from hantune.data.turns import Yield
 from hantune.errors import ConfigError, DataError, RunError
 from hantune.log import console
 from hantune.paths import RunFolder, new_folder, write_file, write_json
@@ -107,14 +109,15 @@ def _finish(
     absorb_all(intake, blocks, files)
     if not intake.draws:
         names = [tally.source.name for tally in intake.tallies]
-        raise nothing_usable(names, intake.read, intake.dropped, intake.first_places)
+        logs = [tally.log for tally in intake.tallies if tally.log]
+        raise nothing_usable(names, intake.read, intake.dropped, intake.first_places, logs)
     held_out = [tally.source.name for tally in intake.tallies if tally.is_val]
     rows = intake.write_parts(*intake.decide(0.0 if held_out else flags["val_share"], flags["max_samples"]))
     identity = {"flags": {**flags, "val": held_out}, "key": key, "fingerprint": fingerprint_of(intake.folder)}
     versions = _versions(intake.pipeline.rules, intake.dedup)
     manifest = {**_accounts(intake), **rows, **identity, "versions": versions}
     write_json(intake.folder / "manifest.json", manifest)
-    write_file(intake.folder / "card.md", card(manifest))
+    write_file(intake.folder / "card.md", card(manifest, sketch(intake.folder)))
     return manifest
 
 
@@ -265,9 +268,14 @@ def _source_entry(tally: Tally) -> dict[str, Any]:
 
 
 def nothing_usable(
-    names: Sequence[str], read: int, dropped: Mapping[str, int], first_places: Mapping[str, str]
+    names: Sequence[str],
+    read: int,
+    dropped: Mapping[str, int],
+    first_places: Mapping[str, str],
+    logs: Sequence[Yield] = (),
 ) -> DataError:
-    """The error for sources without one usable record: the three commonest reasons and where each came first."""
+    """The error for sources without one usable record: the three commonest reasons and where each came first; of chat
+    logs what became of their messages."""
     if not read:
         return DataError(
             "data.nothing-usable",
@@ -276,6 +284,10 @@ def nothing_usable(
             hint="检查文件内容; 格式见 docs/reference/formats.md",
         )
     common = Counter(dropped).most_common(3)
+    if logs and len(logs) == len(names):
+        whys = "\n".join(log.why_nothing() for log in logs)
+        hint = "先看 --me 说对了人没有; 怎样配对见 docs/reference/chatlogs.md"
+        return DataError("data.nothing-usable", f"没有一段能用的对话: {whys}", place=", ".join(names), hint=hint)
     reasons = "; ".join(
         f"{REASONS.get(reason, '')} ({reason}) {count} 条, 第一处 {first_places[reason]}" for reason, count in common
     )

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hantune.data.types import Conversation, Message
-from hantune.errors import DataError
+from hantune.errors import DataError, RefusedError
 from hantune.paths import quoted
 
 ROWS_PER_GROUP = 4096
@@ -235,11 +235,11 @@ class Prepared:
     def refuse_overlap(self) -> None:
         """Nothing, if no conversation is in both parts.
 
-        Raises: DataError ``split.overlap``.
+        Raises: RefusedError ``split.overlap``.
         """
         both = set(self.ids("train")) & set(self.ids("val"))
         if both:
-            raise DataError(
+            raise RefusedError(
                 "split.overlap",
                 f"有 {len(both)} 段对话同时在训练和验证里: 验证损失会好得不真实",
                 place=str(self.folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from hantune.data.opening import open_source
 from hantune.data.prepare import nothing_usable
 from hantune.data.prepared import Prepared, is_prepared, open_prepared
 from hantune.data.sources import expand, inspect
+from hantune.data.turns import Yield
 from hantune.data.types import Conversation, Reject
 
 
@@ -36,9 +38,10 @@ class RawData:
         """
         if part == "val":
             return
-        read, found_any, first_places = 0, False, dict[str, str]()
+        read, found_any, first_places, logs = 0, False, dict[str, str](), list[Yield]()
         for file in self.files:
             opened = open_source(file, self.format, self.me)
+            logs += [opened.log] if opened.log else []
             self.whys.append(f"{file.name}: {opened.found.why}")
             for _, item in opened.items(file):
                 read += 1
@@ -50,7 +53,14 @@ class RawData:
                         found_any = True
                         yield result
         if not found_any:
-            raise nothing_usable([file.name for file in self.files], read, self.rejected, first_places)
+            raise nothing_usable([file.name for file in self.files], read, self.rejected, first_places, logs)
+
+    def by_file(self) -> list[RawData]:
+        """Each file as data of its own; what is told of them (``whys``, ``rejected``) comes together here."""
+        alone = [copy.copy(self) for _ in self.files]
+        for each, file in zip(alone, self.files, strict=True):
+            each.files = [file]
+        return alone
 
 
 def open_data(given: str, me: Sequence[str] = ()) -> Prepared | RawData:

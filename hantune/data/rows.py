@@ -171,7 +171,7 @@ def _object_parts(source: SourceFile, window: jsonstream.Window) -> Iterator[tup
             yield from ((PARTS[key], item) for item in _elements(source, window, label))
         elif window.peek():
             window.decode()
-            console.warn(f"{source.place}: 字段 {str(key)[:30]!r} 不是训练数据, 没有读")
+            _warn_once(f"{source.place}: 字段 {str(key)[:30]!r} 不是训练数据, 没有读")
 
 
 def _object_values(source: SourceFile, window: jsonstream.Window) -> Iterator[Row | Reject]:
@@ -210,7 +210,13 @@ def _elements(source: SourceFile, window: jsonstream.Window, label: str) -> Iter
         else:
             yield Row(value=element.value, source=place)
     if is_array and not window.closed:
-        console.warn(f"{source.place}: 文件结尾少了 ], 可能没有下载完整")
+        _warn_once(f"{source.place}: 文件结尾少了 ], 可能没有下载完整")
+
+
+def _warn_once(text: str) -> None:
+    """A short file is read to its end more than once: to tell its format, then for its records."""
+    if text not in console.warnings:
+        console.warn(text)
 
 
 def _text_lines(source: SourceFile) -> Iterator[Row | Reject]:

@@ -79,13 +79,13 @@ def coloured(pieces: Sequence[Piece], colour: bool, *, with_ids: bool = False) -
 
 def _runs(pieces: Sequence[Piece], colour: bool, with_ids: bool) -> Iterator[str]:
     for learn, run in groupby(pieces, key=lambda piece: piece.learn):
-        text = "".join(_printable(p.text) + (f"[{' '.join(map(str, p.ids))}]" if with_ids else "") for p in run)
+        text = "".join(printable(p.text) + (f"[{' '.join(map(str, p.ids))}]" if with_ids else "") for p in run)
         if colour:
             yield f"{GREEN if learn else GREY}{text}{RESET}"
         else:
             yield f"【{text}】" if learn else text
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """``text`` with characters that steer a terminal spelled out."""
     return STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

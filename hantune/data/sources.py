@@ -147,6 +147,9 @@ def _members(place: Place) -> list[Place]:
     names = packed.members(place.path)
     if "xl/workbook.xml" in names:
         return [place]
+    if "word/document.xml" in names:
+        hint = "用 Word 或 WPS 打开, 另存为纯文本 (.txt, 编码 UTF-8), 把它交给 hantune"
+        raise DataError("source.wrong-type", "内容其实是 Word 文档, 不是能直接读的文件", place=place.name, hint=hint)
     chosen = [name for name in names if _is_data(PurePosixPath(name), SUFFIXES)]
     chosen = chosen or [name for name in names if _is_data(PurePosixPath(name), PROSE)]
     if not chosen:
@@ -208,7 +211,8 @@ def _from_hub(data_set: hubs.DataSet) -> list[Place]:
     else:
         named = ((place, place.name.removeprefix(folder.name)) for place in _local(folder))
         places = [place._replace(name=data_set.id + name) for place, name in named]
-    return [place._replace(part=place.part or hubs.part_of(place.name)) for place in places]
+    inside = f"{data_set.id}/"  # the id may hold a word like "train" too
+    return [place._replace(part=place.part or hubs.part_of(place.name.removeprefix(inside))) for place in places]
 
 
 def _fetch(data_set: hubs.DataSet) -> Path:

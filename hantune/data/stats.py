@@ -1,159 +1,125 @@
-"""What the data are like in figures: turns, lengths, language; with a tokenizer and template also in tokens."""
+"""What the data are like in figures: turns, lengths, languages, duplicates; with a tokenizer and template also in
+tokens. Everything is counted batch by batch: memory does not grow with the data, but for eight bytes a conversation.
+"""
 
 from __future__ import annotations
 
-import re
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from hantune.data.types import Conversation, Message, Rendered, Segment
+from hantune.data.bulk import Bulk
+from hantune.data.pool import cores, ordered_map
+from hantune.data.prepared import Columns, Prepared
+from hantune.data.split import content_id
+from hantune.data.tally import SHORT_ANSWER, Texts, TextTally, TokenTally
+from hantune.data.templates.base import Template
+from hantune.data.tokens import Encoder
+from hantune.data.types import Conversation
+from hantune.log import console
 
-if TYPE_CHECKING:
-    from hantune.data.templates.base import Template
-    from hantune.data.tokens import Encoder
-
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-VISIBLE = re.compile(r"\S")
-SHORT_ANSWER = 8
-"""Characters below which an answer is short; a model tuned on such answers says little else."""
-LIMITS = (512, 1024, 2048)
-"""Values of ``data.max_tokens`` for which the share of cut answers is counted."""
-BATCH = 256
+ENDLESS = 1 << 40
+"""A ``max_tokens`` that cuts nothing."""
+BATCH = 4096
+MANY = 100_000
+"""Conversations whose tokens are worth more than one process."""
+Part = Literal["train", "val"]
+PARTS: tuple[Part, ...] = ("train", "val")
+Tallies = tuple[TextTally, list[TokenTally]]
 
 
 class Readable(Protocol):
     """Prepared data, or a raw file read as if it were."""
 
-    def conversations(self, part: Literal["train", "val"]) -> Iterator[Conversation]: ...
+    def conversations(self, part: Part) -> Iterator[Conversation]: ...
 
 
-@dataclass
-class Lengths:
-    """Numbers of which the mean and quantiles are wanted; four bytes each."""
+class Model(NamedTuple):
+    """A tokenizer and a template under the name that the user gave."""
 
-    values: array[int] = field(default_factory=lambda: array("i"))
-
-    def add(self, values: Iterable[int]) -> None:
-        self.values.extend(values)
-
-    def summary(self) -> dict[str, float]:
-        """{mean, median, p95, max, total}; zeros when there are none."""
-        numbers = np.array(self.values) if self.values else np.zeros(1, int)
-        return {
-            "mean": round(float(numbers.mean()), 1),
-            "median": float(np.median(numbers)),
-            "p95": float(np.quantile(numbers, 0.95)),
-            "max": int(numbers.max()),
-            "total": int(numbers.sum()),
-        }
+    name: str
+    encoder: Encoder
+    template: Template
 
 
-@dataclass
-class TokenTally:
-    """Tokens of the rendered samples."""
+class _Counting:
+    """Batches to tallies; goes to other processes, which are given the numbers of row groups."""
 
-    samples: Lengths = field(default_factory=Lengths)
-    supervised: int = 0
-    answers: int = 0
-    cut: dict[int, int] = field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
-    text_tokens: int = 0
-    text_characters: int = 0
+    def __init__(self, models: Sequence[Model], path: Path | None = None) -> None:
+        self._bulks = [Bulk(model.template, model.encoder, ENDLESS) for model in models]
+        self._path = path
 
-    def add(self, conversations: Sequence[Conversation], encoder: Encoder, template: Template) -> None:
-        """Count a batch."""
-        rendered = [template.render(conversation.messages, encoder.marks) for conversation in conversations]
-        for example in encoder.encode_many(rendered):
-            mask = np.array(example.mask, np.int8)
-            self.samples.add([len(mask)])
-            self.supervised += int(mask.sum())
-            ends = np.flatnonzero(np.diff(np.append(mask, 0)) == -1) + 1
-            self.answers += len(ends)
-            for limit in LIMITS:
-                self.cut[limit] += int((ends > limit).sum())
-        texts = [message.text for conversation in conversations for message in conversation.messages]
-        chinese = [text for text in texts if len(HAN.findall(text)) * 2 > len(text)]
-        if self.text_characters < 1_000_000:
-            plain = [Rendered(segments=(Segment(text, False),)) for text in chinese]
-            self.text_tokens += sum(len(example.ids) for example in encoder.encode_many(plain))
-            self.text_characters += sum(map(len, chinese))
-
-    def summary(self) -> dict[str, Any]:
-        """{samples: {mean ...}, supervised_share, per_character, cut: {limit: share of answers}}."""
-        samples = self.samples.summary()
-        return {
-            "samples": samples,
-            "supervised_share": round(self.supervised / max(1, samples["total"]), 4),
-            "per_character": round(self.text_tokens / max(1, self.text_characters), 3),
-            "cut": {str(limit): round(count / max(1, self.answers), 4) for limit, count in self.cut.items()},
-        }
+    def __call__(self, work: pa.RecordBatch | int) -> Tallies:
+        """Raises: DataError ``template.roles``."""
+        batch = read_group(self._path, work) if isinstance(work, int) and self._path else work
+        texts, text_tally, token_tallies = Texts.of(batch), TextTally(), [TokenTally() for _ in self._bulks]
+        text_tally.add(batch, texts)
+        for tally, bulk in zip(token_tallies, self._bulks, strict=True):
+            tally.add(batch, texts, bulk)
+        return text_tally, token_tallies
 
 
-def statistics(data: Readable, encoder: Encoder | None = None, template: Template | None = None) -> dict[str, Any]:
-    """Figures over both parts: conversations, turns, characters of questions and answers, Chinese share, warnings;
-    with an encoder and a template also ``tokens``.
+def read_group(path: Path, number: int) -> pa.RecordBatch:
+    """One row group of a part."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(number).combine_chunks().to_batches()[0]
 
-    Raises: DataError ``template.roles``.
+
+def statistics(data: Readable, models: Sequence[Model] = ()) -> dict[str, Any]:
+    """Figures over both parts: {conversations, train, val, turns, ..., languages, duplicates, tokens, warnings}.
+
+    ``tokens`` holds one entry a model.
+
+    Raises: DataError ``template.roles``; what reading the data raises.
     """
-    counts = {"train": 0, "val": 0}
-    turns, questions, answers = Lengths(), Lengths(), Lengths()
-    han = visible = with_system = 0
-    tokens = TokenTally() if encoder and template else None
-    for part, batch in _batches(data):
-        counts[part] += len(batch)
-        for conversation in batch:
-            asked, answered = _texts(conversation.messages, "user"), _texts(conversation.messages, "assistant")
-            turns.add([len(answered)])
-            questions.add(map(len, asked))
-            answers.add(map(len, answered))
-            with_system += conversation.messages[0].role == "system"
-            han += sum(len(HAN.findall(text)) for text in answered)
-            visible += sum(len(VISIBLE.findall(text)) for text in answered)
-        if tokens and encoder and template:
-            tokens.add(batch, encoder, template)
-    lengths = np.array(answers.values)
-    result = {
-        "conversations": sum(counts.values()),
-        **counts,
-        "with_system": with_system,
-        "turns": turns.summary(),
-        "question_characters": questions.summary(),
-        "answer_characters": answers.summary(),
-        "answer_histogram": histogram(lengths),
-        "short_answers": round(float((lengths < SHORT_ANSWER).mean()), 4) if len(lengths) else 0.0,
-        "chinese_share": round(han / max(1, visible), 4),
-    }
-    if tokens:
-        result["tokens"] = tokens.summary()
+    texts, tokens, counts = TextTally(), [TokenTally() for _ in models], {"train": 0, "val": 0}
+    total = sum(map(data.count, PARTS)) if isinstance(data, Prepared) else None
+    with console.progress("统计", total, unit="段") as bar:
+        for part in PARTS:
+            with _tallies(data, part, models) as found:
+                for one, others in found:
+                    texts.merge(one)
+                    for tally, other in zip(tokens, others, strict=True):
+                        tally.merge(other)
+                    counts[part] += one.conversations
+                    bar.advance(one.conversations)
+    result: dict[str, Any] = {"conversations": sum(counts.values()), **counts, **texts.summary()}
+    if models:
+        result["tokens"] = [
+            {**_identity(model), **tally.summary()} for model, tally in zip(models, tokens, strict=True)
+        ]
     return {**result, "warnings": warnings(result)}
 
 
-def _batches(data: Readable) -> Iterator[tuple[Literal["train", "val"], list[Conversation]]]:
-    """The conversations of both parts, a batch at a time."""
-    parts: tuple[Literal["train", "val"], ...] = ("train", "val")
-    for part in parts:
-        stream = data.conversations(part)
-        while batch := list(islice(stream, BATCH)):
-            yield part, batch
+def _identity(model: Model) -> dict[str, Any]:
+    return {"model": model.name, "template": model.template.name, "vocabulary": model.encoder.vocab_size}
 
 
-def _texts(messages: Sequence[Message], role: str) -> list[str]:
-    return [message.text for message in messages if message.role == role]
+@contextmanager
+def _tallies(data: Readable, part: Part, models: Sequence[Model]) -> Iterator[Iterator[Tallies]]:
+    """What is counted of each batch of a part."""
+    if not isinstance(data, Prepared):
+        yield map(_Counting(models), _batches(data.conversations(part)))
+        return
+    path = data.folder / f"{part}.parquet"
+    groups = range(pq.read_metadata(path).num_row_groups)
+    workers = cores() if models and data.count(part) >= MANY else 1
+    with ordered_map(_Counting(models, path), groups, workers) as found:
+        yield found
 
 
-def histogram(lengths: np.ndarray[Any, Any]) -> list[dict[str, int]]:
-    """Counts by length, the classes doubling: 1-3, 4-7, 8-15 ... up to the longest."""
-    classes = []
-    low = 1
-    while len(lengths) and low <= lengths.max():
-        high = max(3, low * 2 - 1)
-        classes.append({"from": low, "to": high, "count": int(((lengths >= low) & (lengths <= high)).sum())})
-        low = high + 1
-    return classes
+def _batches(conversations: Iterator[Conversation]) -> Iterator[pa.RecordBatch]:
+    """Conversations as batches of ``prepared.SCHEMA``."""
+    columns = Columns()
+    while chunk := list(islice(conversations, BATCH)):
+        for conversation in chunk:
+            columns.add(conversation, content_id(conversation))
+        yield columns.take()
 
 
 def warnings(result: dict[str, Any]) -> list[str]:
@@ -164,44 +130,11 @@ def warnings(result: dict[str, Any]) -> list[str]:
         found.append(f"{short}, 练出来的模型会只说短句; 可以混入一些长回答的数据")
     if result["conversations"] and result["chinese_share"] < 0.3:
         found.append(f"回答里只有 {result['chinese_share']:.0%} 是汉字: 练出来的模型多半不用中文回答")
-    cut = result.get("tokens", {}).get("cut", {})
-    if cut and cut["1024"] > 0.05:
-        found.append(f"max_tokens=1024 时有 {cut['1024']:.0%} 的回答会被截断, 训练时请调大 data.max_tokens")
+    if result["duplicates"]["share"] > 0.01:
+        again = f"有 {result['duplicates']['count']:,} 段对话和前面的相同 ({result['duplicates']['share']:.1%})"
+        found.append(f"{again}, 学的时候会被多学几遍; 去掉: hantune data prepare ... --dedup exact")
+    for tokens in result.get("tokens", []):
+        if tokens["cut"]["1024"] > 0.05:
+            cut = f"max_tokens=1024 时有 {tokens['cut']['1024']:.0%} 的回答会被截断"
+            found.append(f"{cut} ({tokens['model']}), 训练时请调大 data.max_tokens")
     return found
-
-
-def as_text(result: dict[str, Any]) -> str:
-    """The figures as lines for people."""
-    answer, question, turns = result["answer_characters"], result["question_characters"], result["turns"]
-    lines = [
-        f"对话    {result['conversations']} 段 (训练 {result['train']}, 验证 {result['val']})"
-        + (f", 其中 {result['with_system']} 段有系统提示" if result["with_system"] else ""),
-        f"轮数    平均 {turns['mean']}, 最多 {turns['max']}",
-        f"问题    平均 {question['mean']} 字, 中位 {question['median']:.0f}, 95% 不超过 {question['p95']:.0f}",
-        f"回答    平均 {answer['mean']} 字, 中位 {answer['median']:.0f}, 95% 不超过 {answer['p95']:.0f}, "
-        f"最长 {answer['max']}",
-        f"汉字    回答中占 {result['chinese_share']:.0%}",
-        "",
-        "回答的长度 (字)",
-    ]
-    most = max((item["count"] for item in result["answer_histogram"]), default=1)
-    for item in result["answer_histogram"]:
-        label = f"{item['from']}-{item['to']}"
-        lines.append(f"  {label:>13} {'█' * round(30 * item['count'] / most) or '│'} {item['count']}")
-    if "tokens" in result:
-        lines += ["", *_token_lines(result["tokens"])]
-    lines += [f"! {warning}" for warning in result["warnings"]]
-    return "\n".join(lines)
-
-
-def _token_lines(tokens: dict[str, Any]) -> list[str]:
-    """The figures that need a tokenizer."""
-    samples = tokens["samples"]
-    cut = ", ".join(f"{limit} 时 {share:.1%}" for limit, share in tokens["cut"].items())
-    return [
-        f"词元    每条样本平均 {samples['mean']}, 中位 {samples['median']:.0f}, 95% 不超过 {samples['p95']:.0f}, "
-        f"最长 {samples['max']}, 共 {samples['total']}",
-        f"要学的  占 {tokens['supervised_share']:.0%} (只学回答)",
-        f"中文    每个字 {tokens['per_character']:.2f} 个词元",
-        f"截断    max_tokens 为 {cut} 的回答会被截断",
-    ]

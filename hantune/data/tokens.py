@@ -10,6 +10,7 @@ The other never does, for segments that go on after text, such as the answer aft
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import re
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hantune.data.borders import BORDER, find_borders, to_points
+from hantune.data.borders import BORDER, Borders, to_points, whole_texts
+from hantune.data.junctions import byte_level_alphabet, find_borders
 from hantune.data.templates.base import Marks
 from hantune.data.types import Example, Rendered
 from hantune.errors import ModelError
@@ -28,8 +30,8 @@ CONTROL_SHAPE = re.compile(r"<[|｜].+[|｜]>|<(start|end)_of_turn>", re.DOTALL)
 PROBES = ("a", "你好 b", "[INST] 中", "\nx", "##")
 """Texts on which the encoders must agree with the model's tokenizer, at the start and after a control token."""
 WITH_PREFIX, WITHOUT_PREFIX, CONTROL = 0, 1, 2
-FEW = 256
-"""Characters below which the Rust backend is as fast as the tables."""
+FEW, MANY = 256, 100_000
+"""Characters below which the Rust backend is as fast as the tables, and as making and using them."""
 
 
 class _Control(NamedTuple):
@@ -62,8 +64,6 @@ class Encoder:
             if token["special"]
         }
         self.control_points = {control.id: BORDER + 1 + n for n, control in enumerate(self._controls.values())}
-        self.borders = find_borders(plan, self._pair[1], list(self.control_points))
-        """The tables that encode without the Rust backend; None where the tokenizer does not allow it."""
         self.marks = self._read_marks()
         self._after_control = self._probe()
         self.fingerprint = _hash(plan, self.marks)
@@ -75,14 +75,31 @@ class Encoder:
         self.unknown_id: int | None = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
+    @functools.cached_property
+    def borders(self) -> Borders | None:
+        """The tables that encode without the Rust backend, made when they are asked for.
+
+        Where nothing is proved about the tokenizer, whole texts are what they remember; None where it also treats the
+        beginning of a text in its own way.
+        """
+        first, bare = self._pair
+        controls = list(self.control_points)
+        proved = find_borders(json.loads(first.to_str()), bare, controls)
+        return proved or (Borders(whole_texts(), bare, controls) if first is bare else None)
+
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to encode: not the tokenizer of transformers, whose import takes seconds."""
-        return vars(self) | {"tokenizer": None, "_pair": [encoder.to_str() for encoder in self._pair]}
+        texts = [encoder.to_str() for encoder in self._pair]
+        return vars(self) | {"tokenizer": None, "borders": self.borders, "_pair": texts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _pair=tuple(_plain_encoder(text) for text in state["_pair"]))
         if self.borders is not None:
             self.borders.bare = self._pair[1]
+
+    def borders_for(self, characters: int) -> Borders | None:
+        """``borders``, where they are made or that many characters are worth making them."""
+        return self.borders if "borders" in vars(self) or characters >= MANY else None
 
     def _read_marks(self) -> Marks:
         """BOS only where the tokenizer adds one by itself: BLOOM has a ``<s>`` that it never uses."""
@@ -155,13 +172,15 @@ class Encoder:
 
     def _encode_texts(self, which: int, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text by one of the two encoders."""
-        if self.borders is None or sum(map(len, texts)) < FEW:
+        characters = sum(map(len, texts))
+        borders = self.borders_for(characters)
+        if borders is None or characters < FEW:
             encodings = self._pair[which].encode_batch_fast(texts, add_special_tokens=False)
             return [encoding.ids for encoding in encodings]
-        opened = [self.borders.opening(text) + text for text in texts] if which == WITH_PREFIX else texts
+        opened = [borders.opening(text) + text for text in texts] if which == WITH_PREFIX else texts
         sizes = np.fromiter(map(len, opened), np.int64, len(opened))
         starts = np.cumsum(sizes) - sizes
-        ids, by_point = self.borders.encode(np.insert(to_points("".join(opened)), starts, BORDER))
+        ids, by_point = borders.encode(np.insert(to_points("".join(opened)), starts, BORDER))
         ends = np.cumsum(by_point)[np.cumsum(sizes + 1) - 1].tolist()
         flat = ids.tolist()
         return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -301,7 +320,7 @@ class TokenBytes:
         kinds = json.dumps(plan["decoder"])
         self._is_byte_level = '"ByteLevel"' in kinds
         self._has_byte_tokens = '"ByteFallback"' in kinds
-        self._byte_of = {character: byte for byte, character in _byte_level_alphabet().items()}
+        self._byte_of = {character: byte for byte, character in byte_level_alphabet().items()}
 
     def __getitem__(self, token: int) -> bytes:
         if token in self._added:
@@ -312,10 +331,3 @@ class TokenBytes:
         if self._has_byte_tokens and re.fullmatch("<0x[0-9A-F]{2}>", piece):
             return bytes([int(piece[3:5], 16)])
         return piece.replace("▁", " ").encode()
-
-
-def _byte_level_alphabet() -> dict[int, str]:
-    """byte -> the printable character that stands for it in byte-level BPE (Radford et al. 2019, ``encoder.py``)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}

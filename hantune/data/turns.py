@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ REASONS = {
 ADVICE = {
     "chatlog.no-question": "确认 --me 说的是你自己, 不是对方",
     "chatlog.no-answer": "确认 --me 说对了人; 群里只有你回过的话能用",
-    "chatlog.late-answer": "隔得久也算回答, 就把配对的时间放宽",
+    "chatlog.late-answer": "隔得久也算回答, 就从 Python 放宽配对的时间 (docs/reference/chatlogs.md 最后一行)",
     "chatlog.cut": "这是正常的: 看不到图片, 就学不了对图片的回答",
     "chatlog.not-text": "这是正常的: 图片, 表情, 语音, 系统通知里没有文字",
     "chatlog.bad-time": "把时间一列改成 2024-10-04 11:42:00 的样子",
@@ -67,6 +67,14 @@ class Yield:
         counters = {name: dict(getattr(self, name).most_common()) for name in ("kinds", "reasons", "broken")}
         names = ("read", "kept", "conversations", "answers", "repeated", "inline")
         return {**{name: getattr(self, name) for name in names}, **counters}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Yield:
+        """The report that ``as_dict`` told."""
+        report = cls()
+        for name, value in told.items():
+            setattr(report, name, Counter(value) if isinstance(value, Mapping) else value)
+        return report
 
     def lost(self) -> Counter[str]:
         """Messages that are in no sample, by reason; all that is no text is one reason."""

@@ -6,14 +6,14 @@ The template escapes every value; a content security policy in the page forbids 
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hantune import __version__
 from hantune.log import duration
 from hantune.paths import RunFolder, quoted, write_file
 from hantune.report.data import Answers, Probe, Record, RunData, inside, number, read_run, spoken
+from hantune.report.pages import page_template
 from hantune.report.plots import loss_chart, rate_chart
 from hantune.report.verdict import verdict, warnings_of, what_was_done
 from hantune.report.words import (
@@ -27,9 +27,6 @@ from hantune.report.words import (
     measure_text,
     movement,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 MAX_ANSWERS = 30
 """More questions than this are counted, not shown."""
@@ -58,28 +55,12 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     return path
 
 
-@cache
-def _template() -> Template:
-    """page.html, which escapes every value and knows no undefined one."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("hantune", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html")
-
-
 def render(data: RunData) -> str:
     """The whole page as text; the same data gives the same text."""
     from markupsafe import Markup
 
     found = verdict(data)
-    return _template().render(
+    return page_template("page.html").render(
         name=data.name,
         version=__version__,
         tone=found.tone,

@@ -1,4 +1,4 @@
-"""The curves of a run as inline SVG: text stays text, colours are the page's own variables, same input = same bytes.
+"""Curves and histograms as inline SVG: text stays text, colours are the page's own variables, same input = same bytes.
 
 matplotlib measures with the font it ships, so that no installed font changes the bytes; the reader's own fonts draw.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hantune.data.counts import Class
 from hantune.report.data import RunData
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ MAX_POINTS = 400
 """More points than this cannot be told apart; runs of neighbours become their mean."""
 SMOOTH_FROM = 30
 """With fewer steps the raw curve is clear enough."""
+FEW_CLASSES = 9
+"""Of more classes not every one has its text."""
 
 INK, SOFT, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 """Stand-ins that become CSS variables, so that one drawing suits light, dark and paper."""
@@ -98,7 +101,7 @@ def loss_chart(data: RunData) -> str:
         if held_out:
             axes.plot(*zip(*held_out, strict=True), color=SECOND, linewidth=1.4, marker="o", markersize=3.5)
 
-    return _svg(draw, "loss", "损失随步数的变化")
+    return _svg(_over_steps(draw), "loss", "损失随步数的变化")
 
 
 def rate_chart(data: RunData) -> str:
@@ -111,14 +114,70 @@ def rate_chart(data: RunData) -> str:
         axes.plot(*zip(*curve, strict=True), color=FIRST, linewidth=1.7)
         axes.set_ylim(bottom=0)
 
-    return _svg(draw, "rate", "学习率随步数的变化")
+    return _svg(_over_steps(draw), "rate", "学习率随步数的变化")
 
 
-def _svg(draw: Any, salt: str, title: str) -> str:
-    """What ``draw`` puts on a pair of axes, as an ``<svg>`` for the page."""
+def histogram(classes: Sequence[Class], salt: str, title: str, limits: Sequence[int] = ()) -> str:
+    """SVG of how many values lie in each class, with a line at each of ``limits``; empty where there are none."""
+    if not classes:
+        return ""
+    lows = [each.low for each in classes]
+
+    def draw(axes: Axes) -> None:
+        axes.bar(range(len(classes)), [each.number for each in classes], width=0.86, color=FIRST)
+        axes.set_xticks(*_class_ticks(classes))
+        axes.margins(x=0.02)
+        for limit in limits:
+            if lows[0] < limit <= classes[-1].high:
+                place = sum(low < limit for low in lows) - 0.5
+                axes.axvline(place, color=SECOND, linewidth=1.2, linestyle=(0, (3, 2)))
+        axes.yaxis.set_major_locator(_integers(5))
+        axes.yaxis.set_major_formatter(lambda value, _: _short(value))
+
+    return _svg(draw, salt, title, bottom=0.1)
+
+
+def _class_ticks(classes: Sequence[Class]) -> tuple[list[float], list[str]]:
+    """Where the axis of classes has its texts: below each of a few, else where powers of two begin."""
+    if len(classes) <= FEW_CLASSES:
+        return list(range(len(classes))), [str(c.low) if c.low == c.high else f"{c.low}-{c.high}" for c in classes]
+    powers = [place for place, each in enumerate(classes) if each.low & (each.low - 1) == 0]
+    powers = powers[:: 1 + len(powers) // FEW_CLASSES]
+    return [place - 0.5 for place in powers], [str(classes[place].low) for place in powers]
+
+
+def _short(value: float) -> str:
+    """A count on an axis: ``800``, ``12 万``, ``1.5 万``."""
+    return f"{value:,.0f}" if value < 10_000 else f"{value / 10_000:g} 万"
+
+
+def _integers(count: int) -> Any:
+    """Ticks at whole numbers, at most so many spaces between them."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count, integer=True)
+
+
+def _over_steps(draw: Callable[[Axes], None]) -> Callable[[Axes], None]:
+    """What ``draw`` draws, over an axis of steps."""
+
+    def both(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        draw(axes)
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(_integers(6))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(lambda value, _: tick(value))
+        axes.set_xlabel("步数", labelpad=3)
+
+    return both
+
+
+def _svg(draw: Callable[[Axes], None], salt: str, title: str, bottom: float = 0.2) -> str:
+    """What ``draw`` puts on a pair of axes that begin at ``bottom`` (0..1), as an ``<svg>`` for the page."""
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
@@ -127,13 +186,8 @@ def _svg(draw: Any, salt: str, title: str) -> str:
         # The shipped font has no Chinese; it only measures, the reader's fonts draw.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=SIZE)
-        axes = figure.add_axes((0.1, 0.2, 0.88, 0.76))
+        axes = figure.add_axes((0.1, bottom, 0.88, 0.96 - bottom))
         draw(axes)
-        axes.margins(x=0.02)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-        axes.set_xlabel("步数", labelpad=3)
         buffer = io.BytesIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -42,7 +42,7 @@ def open_material(config: RunConfig, run: RunFolder) -> Material:
     Raises: RefusedError ``mask.*`` or ``template.*`` (promise 1: a wrong mask does not start), DataError
         ``data.nothing-usable``, ``data.nothing-left``, ConfigError, ModelError.
     """
-    from hantune.data.check import check_data
+    from hantune.data.glance import check_prepared
     from hantune.data.store import open_tokens
     from hantune.data.templates import get_template
     from hantune.data.tokens import Encoder
@@ -64,8 +64,8 @@ def open_material(config: RunConfig, run: RunFolder) -> Material:
         system=config.template.system,
         marks=encoder.marks,
     )
-    check = check_data(
-        prepared.conversations("train"),
+    check = check_prepared(
+        prepared,
         encoder,
         template,
         max_tokens=config.data.max_tokens,

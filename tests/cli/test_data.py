@@ -92,72 +92,9 @@ def test_a_chat_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = envelope(capsys, "data", "prepare", str(path), "--out", str(tmp_path / "out"))
     assert (code, found["error"]["code"]) == (5, "chatlog.who-am-i")
     assert main(["data", "prepare", str(path), "--out", str(tmp_path / "out"), "--me", "小李"]) == 0
-    assert "聊天  12 条消息, 用上 12 条, 得到 6 个回答" in capsys.readouterr().out
+    assert "聊天  读了 12 条消息, 得到 6 段对话, 6 个回答, 用上 12 条" in capsys.readouterr().out
     code, found = envelope(capsys, "data", "look", str(path), "--me", "小李", "-n", "1")
     assert found["result"]["conversations"][0]["messages"][-1]["content"].endswith("个回答")
-
-
-def test_look_at_raw_and_prepared(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "look", source, "--number", "41"]) == 0
-    raw = capsys.readouterr().out
-    assert "问  第0个问题\n答  第0个回答, 写得长一点" in raw
-    assert "有 1 条不能用" in raw
-    main(["data", "prepare", source, "--out", str(tmp_path / "out")])
-    capsys.readouterr()
-    code, found = envelope(capsys, "data", "look", str(tmp_path / "out"), "-n", "2")
-    assert code == 0
-    assert [c["source"] for c in found["result"]["conversations"]] == ["a.jsonl:1", "a.jsonl:2"]
-
-
-def test_look_with_a_model_shows_the_mask(
-    source: str, tiny_llama_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["data", "look", source, "-n", "1", "--model", str(tiny_llama_folder), "--template", "llama2"]
-    assert main(words) == 0
-    text = capsys.readouterr().out
-    assert "<s>[INST] 第0个问题 [/INST]【" in text
-    code, found = envelope(capsys, *words)
-    (shown,) = found["result"]["conversations"]
-    assert code == 0
-    assert len(shown["ids"]) == len(shown["mask"])
-    assert sum(shown["mask"]) > 0
-
-
-def test_stats(source: str, sp_tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "stats", source]) == 0
-    assert "对话    40 段" in capsys.readouterr().out
-    code, found = envelope(capsys, "data", "stats", source, "--model", str(sp_tokenizer_folder), "--template", "llama2")
-    assert code == 0
-    assert found["result"]["rejected"] == {"format.empty-answer": 1}
-    assert found["result"]["tokens"]["supervised_share"] > 0
-
-
-def test_check(source: str, tmp_path: Path, tiny_llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = str(tmp_path / "out")
-    main(["data", "prepare", source, "--out", out])
-    capsys.readouterr()
-    words = ["data", "check", out, "--model", str(tiny_llama_folder), "--template", "llama2"]
-    code, found = envelope(capsys, *words)
-    assert (code, found["error"]) == (0, None)
-    assert found["result"]["template"] == "llama2"
-    code, found = envelope(capsys, "data", "check", str(tmp_path), "--model", str(tiny_llama_folder))
-    assert (code, found["error"]["code"]) == (5, "data.not-prepared")
-    (tmp_path / "out" / "val.parquet").write_bytes((tmp_path / "out" / "train.parquet").read_bytes())
-    code, found = envelope(capsys, *words)
-    assert (code, found["error"]["code"]) == (5, "split.overlap")
-
-
-def test_check_against(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = str(tmp_path / "out")
-    main(["data", "prepare", source, "--out", out])
-    capsys.readouterr()
-    code, found = envelope(capsys, "data", "check", out)
-    assert (code, found["error"]["code"]) == (2, "cli.usage")
-    other = write(tmp_path / "o.jsonl", [{"question": "完全不同的另一个题目", "answer": "也是另外一种说法"}])
-    assert main(["data", "check", out, "--against", other]) == 0
-    assert "没有重叠" in capsys.readouterr().out
-    code, found = envelope(capsys, "data", "check", out, "--against", source)
-    assert (code, found["error"]["code"]) == (3, "split.leak")
 
 
 def test_export_is_there(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

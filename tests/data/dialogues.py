@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -61,6 +62,17 @@ def conversation(*contents: str, source: str = "a.json:1", **settings: Any) -> C
 def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     """What ``apply_chat_template`` takes."""
     return [{"role": message.role, "content": message.text} for message in messages]
+
+
+def changed(tokenizer: Any, change: Any) -> Any:
+    """A copy of a fast tokenizer whose ``tokenizer.json`` went through ``change``."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    plan = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(plan)
+    names = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(plan)), **names)
 
 
 def encoder_of(tokenizer: Any) -> Encoder:

@@ -17,6 +17,7 @@ from hantune.data import packed
 from hantune.data.prepare import prepare
 from hantune.data.sources import expand, inspect, read_rows
 from hantune.errors import DataError, HantuneError
+from hantune.log import console
 from tests.data.test_tables import WRITERS
 from tests.data.workbook import write_workbook
 
@@ -46,6 +47,9 @@ BAD = {
     "外.zip": (zipped("../../x.jsonl", GOOD.encode()), "source.unsafe-archive", "外面"),
     "炸弹.zip": (zipped("a.jsonl", b" " * (8 << 20)), "source.unsafe-archive", "炸弹"),
     "网页.json": (b"<!DOCTYPE html><html></html>", "source.wrong-type", "网页"),
+    "指针.jsonl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "source.wrong-type", "LFS"),
+    "文档.zip": (zipped("word/document.xml", b"<a/>"), "source.wrong-type", "Word"),
+    "列.csv": ((",".join(f"c{n}" for n in range(10_000)) + "\n1\n").encode(), "format.unknown-fields", "c0"),
     "空.json": (b"", "source.empty", "空的"),
     "半.parquet": (b"PAR1" + b"\1" * 99, "source.broken-table", "不完整"),
 }
@@ -67,6 +71,33 @@ def test_a_bad_file_alone_or_beside_a_good_one(
     assert error.code == code
     assert words in error.message
     assert name in str(error.place)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("聊天.csv", "另存为"), ("网页.json", "再下载一次"), ("指针.jsonl", "git lfs pull"), ("文档.zip", "纯文本")],
+)
+def test_every_wrong_type_has_a_way_of_its_own(tmp_path: Path, name: str, way: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(BAD[name][0])
+    assert way in str(refused(tmp_path / "in", tmp_path / "out").hint)
+
+
+@pytest.mark.parametrize(("megabytes", "is_kept"), [(54, True), (66, False)])
+def test_one_line_of_many_megabytes(tmp_path: Path, megabytes: int, is_kept: bool) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "' + "a" * (megabytes << 20) + '", "answer": "b"}\n' + GOOD, encoding="utf-8")
+    manifest = prepare([str(path)], tmp_path / "out", workers=1)
+    assert manifest["dropped"] == ({} if is_kept else {"source.too-long": 1})
+    assert manifest["kept"] == 200 + is_kept
+
+
+def test_a_missing_end_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"question": "问", "answer": "答"}', encoding="utf-8")
+    console.warnings.clear()
+    prepare([str(path)], tmp_path / "out")
+    assert capsys.readouterr().err.count("文件结尾少了 ]") == 1
 
 
 SEEDS = {

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hantune.data.borders import BORDER, Borders, find_borders, gather, to_points
+from hantune.data.borders import BORDER, Borders, to_points, whole_texts
+from hantune.data.junctions import find_borders
 from hantune.data.tokens import WITH_PREFIX, WITHOUT_PREFIX, Encoder
 from tests.conftest import SHARED_DATA
 from tests.data.dialogues import FRAGMENTS, encoder_of
@@ -47,14 +48,23 @@ def slow(encoder: Encoder, which: int, each: list[str]) -> list[list[int]]:
 @given(given=st.lists(texts, min_size=1, max_size=5), which=st.sampled_from([WITH_PREFIX, WITHOUT_PREFIX]))
 @settings(max_examples=150)
 def test_tables_say_what_the_tokenizer_says(given: list[str], which: int, encoder: Encoder) -> None:
+    assert encoder.borders is not None
     filler = "好" * 300  # enough for the tables to be used
     texts = [*filter(None, given), filler]
     assert encoder._encode_texts(which, texts) == slow(encoder, which, texts)
 
 
-def test_which_tokenizers_have_tables(encoder: Encoder, request: pytest.FixtureRequest) -> None:
-    is_byte_level = encoder.bytes_of._is_byte_level
-    assert (encoder.borders is None) == is_byte_level
+def test_every_one_of_them_has_tables(encoder: Encoder) -> None:
+    plan = json.loads(encoder._pair[0].to_str())
+    assert find_borders(plan, encoder._pair[1], []) is not None
+
+
+def test_tables_are_made_when_they_are_worth_it(sp_tokenizer: Any) -> None:
+    encoder = Encoder(sp_tokenizer)
+    encoder._encode_texts(WITH_PREFIX, ["好" * 300])
+    assert "borders" not in vars(encoder)
+    assert encoder.borders_for(300) is None
+    assert encoder.borders_for(10**6) is encoder.borders_for(300) is not None
 
 
 def test_no_merge_touches_a_han_character_in_llama_2(llama2_tokenizer: Any) -> None:
@@ -108,10 +118,36 @@ def test_tokenizers_that_break_a_condition_have_none(change: Any, sp_tokenizer: 
 
 def test_words_are_forgotten_before_they_fill_the_memory(sp_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder(sp_tokenizer)
-    monkeypatch.setattr("hantune.data.borders.MOST_WORDS", 2)
+    assert encoder.borders is not None
+    monkeypatch.setattr("hantune.data.words.MOST_WORDS", 2)
+    folded = encoder.borders.fold(to_points("hello good world"))
+    before = encoder.borders.encode(folded)[0].tolist()
     for round in range(3):
         given = [f"hello {round} world {word} " * 40 for word in ("good", "bad", "things")]
         assert encoder._encode_texts(WITHOUT_PREFIX, given) == slow(encoder, WITHOUT_PREFIX, given)
+    assert encoder.borders.encode(folded)[0].tolist() == before
+
+
+@given(given=st.lists(texts, min_size=3, max_size=3))
+@settings(max_examples=100)
+def test_folding_changes_no_ids(given: list[str], encoder: Encoder) -> None:
+    before, middle, after = map(to_points, given)
+    borders = encoder.borders
+    assert borders is not None
+    wanted, found = (borders.encode(np.concatenate([before, each, after])) for each in (middle, borders.fold(middle)))
+    assert found[0].tolist() == wanted[0].tolist()
+    edged = np.concatenate([[BORDER], middle, [BORDER + 1]]).astype(np.uint32)
+    assert borders.encode(borders.fold(edged))[0].tolist() == borders.encode(edged)[0].tolist()
+    assert len(borders.fold(edged)) <= 3 or not len(middle)
+
+
+def test_whole_texts_are_words_where_nothing_is_proved(byte_tokenizer: Any) -> None:
+    encoder = encoder_of(byte_tokenizer)
+    plain = Borders(whole_texts(), encoder._pair[1], [])
+    given = ["don't 你好，世界\n", "don't 你好", "x" * 99]
+    points = np.concatenate([[BORDER], *([*to_points(text), BORDER] for text in given)]).astype(np.uint32)
+    ids, _ = plain.encode(points)
+    assert ids.tolist() == [token for each in slow(encoder, WITHOUT_PREFIX, given) for token in each]
 
 
 def test_border_has_no_ids_and_controls_have_theirs(sp_tokenizer: Any) -> None:
@@ -124,9 +160,3 @@ def test_border_has_no_ids_and_controls_have_theirs(sp_tokenizer: Any) -> None:
     assert counts.tolist()[:2] == [0, 1]
     assert counts.tolist()[-2:] == [1, 0]
     assert borders.encode(np.zeros(0, np.uint32))[0].tolist() == []
-
-
-def test_gather_takes_slices() -> None:
-    source = np.arange(10)
-    assert gather(source, np.array([7, 0, 4]), np.array([2, 0, 3])).tolist() == [7, 8, 4, 5, 6]
-    assert gather(source, np.zeros(0, np.int64), np.zeros(0, np.int64)).tolist() == []

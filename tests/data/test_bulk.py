@@ -18,7 +18,7 @@ from hantune.data.tokens import Encoder
 from hantune.data.types import Conversation, Message
 from hantune.errors import DataError
 from tests.data import chat_templates as shapes
-from tests.data.dialogues import clean_texts, conversation, conversations, encoder_of, stripped_texts
+from tests.data.dialogues import changed, clean_texts, conversation, conversations, encoder_of, stripped_texts
 
 ALL = TEMPLATES | {
     "system": get_template("llama2", system="你是助手。"),
@@ -27,9 +27,20 @@ ALL = TEMPLATES | {
 MIXED = conversations(stripped_texts, learn=True) | conversations(clean_texts, learn=True)
 
 
-@pytest.fixture(scope="session", params=["llama2_tokenizer", "sp_tokenizer", "byte_tokenizer"])
+@pytest.fixture(scope="session", params=["llama2_tokenizer", "sp_tokenizer", "byte_tokenizer", "unproved"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return encoder_of(request.getfixturevalue(request.param))
+    if request.param == "unproved":
+        encoder = Encoder(changed(request.getfixturevalue("byte_tokenizer"), _split_otherwise))
+    else:
+        encoder = encoder_of(request.getfixturevalue(request.param))
+    assert encoder.borders is not None  # made now, so that every batch goes through them
+    return encoder
+
+
+def _split_otherwise(plan: dict[str, Any]) -> None:
+    """A pre-tokenizer that is in no family."""
+    other = {"type": "Split", "pattern": {"Regex": "[a-z]+|[^a-z]+"}, "behavior": "Isolated", "invert": False}
+    plan["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [other, plan["pre_tokenizer"] | {"use_regex": False}]}
 
 
 def block_of(talks: Sequence[Conversation], bulk: Bulk) -> Block:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from hantune.data import encoding
+from hantune.data.sources import read_rows
+from hantune.data.types import Reject
 from hantune.errors import DataError
 
 TEXT = '{"instruction": "请问高血压患者能吃党参吗?", "output": "可以的, 但要注意用量。"}\n' * 20
@@ -47,6 +49,16 @@ def test_a_character_at_the_end_of_the_sample_is_not_cut(tmp_path: Path) -> None
         path = tmp_path / f"{shift}.txt"
         path.write_bytes(b"a" * shift + "好".encode() * 60_000)
         assert encoding.sniff(path) == "utf-8"
+
+
+@pytest.mark.parametrize("torn", [b"\xff\xfe", b"\x81 ", b"\xe4", b"\xa1"])
+@pytest.mark.parametrize("at", [0, 30])
+def test_one_torn_line_of_ascii_is_a_reject_of_its_own(tmp_path: Path, torn: bytes, at: int) -> None:
+    line = b'{"question":"hello there","answer":"fine thanks"}\n'
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line * at + line.replace(b"fine", b"f" + torn + b"ine") + line * (40 - at))
+    items = list(read_rows(path))
+    assert [isinstance(item, Reject) for item in items] == [number == at for number in range(41)]
 
 
 def test_one_torn_line_does_not_make_a_utf8_file_gb18030(tmp_path: Path) -> None:

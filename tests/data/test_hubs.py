@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hantune.data.hubs import DataSet, data_set, part_of
+from hantune.data.opening import open_source
 from hantune.data.sources import expand, inspect, read_parts
 from hantune.errors import DataError, HantuneError, MachineError, NetworkError
 
@@ -76,6 +78,7 @@ def test_without_network_the_way_around_is_told() -> None:
         assert (caught.value.code, caught.value.exit_code) == ("source.hub-unreachable", 4)
         assert "拷过来" in str(caught.value.hint)
     assert "huggingface.co/datasets/BelleGroup/train_1M_CN" in str(caught.value.hint)
+    assert "Belle_open_source_1M.json" in str(caught.value.hint)
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception | None = None) -> list[dict[str, Any]]:
@@ -104,6 +107,44 @@ def test_what_is_fetched_is_read_by_its_parts(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "code.py").write_text("raise SystemExit", encoding="utf-8")
     assert [place.part for place in expand("some/thing")] == ["test", "train", "val"]
     assert not any(pattern.endswith((".py", ".bin")) for pattern in asked[-1]["allow_patterns"])
+
+
+def test_belle_huatuo_and_samsum_by_their_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes of the files as their pages show them; a word of the id (``train_1M_CN``) tells no part."""
+    pair = {"instruction": "写诗", "input": "", "output": "好"}
+    huatuo = {"questions": [["怎么吃", "怎么服用"]], "answers": ["遵医嘱"]}
+    files = {
+        "BelleGroup/train_1M_CN": {"Belle_open_source_1M.json": pair},
+        "BelleGroup/train_0.5M_CN": {"Belle_open_source_0.5M.json": pair},
+        "FreedomIntelligence/huatuo_encyclopedia_qa": {
+            "train_datasets.jsonl": huatuo, "validation_datasets.jsonl": huatuo, "test_datasets.jsonl": huatuo,
+        },
+        "FreedomIntelligence/HuatuoGPT-sft-data-v1": {
+            "HuatuoGPT_sft_data_v1.jsonl": {"data": ["问：头疼怎么办\n", "答：多休息"]},
+        },
+    }  # fmt: skip
+    found = {}
+    for id, contents in files.items():
+        folder = tmp_path / id
+        folder.mkdir(parents=True)
+        for name, record in contents.items():
+            (folder / name).write_text((json.dumps(record, ensure_ascii=False) + "\n") * 2, encoding="utf-8")
+        hub(monkeypatch, folder)
+        sources = [inspect(place) for place in expand(id)]
+        found[id] = [(source.part, open_source(source, None).found.name) for source in sources]
+    assert found == {
+        "BelleGroup/train_1M_CN": [(None, "alpaca")],
+        "BelleGroup/train_0.5M_CN": [(None, "alpaca")],
+        "FreedomIntelligence/HuatuoGPT-sft-data-v1": [(None, "huatuo")],
+        "FreedomIntelligence/huatuo_encyclopedia_qa": [("test", "pairs"), ("train", "pairs"), ("val", "pairs")],
+    }
+    (tmp_path / "samsum").mkdir()
+    for part in ("train", "validation", "test"):
+        (tmp_path / "samsum" / f"{part}.csv").write_text('id,dialogue,summary\n1,"A: hi\r\nB: yo",They greet.\n')
+    hub(monkeypatch, tmp_path / "samsum")
+    places = expand("Samsung/samsum")
+    assert [place.part for place in places] == ["test", "train", "val"]
+    assert {open_source(inspect(place), None).found.name for place in places} == {"samsum"}
 
 
 def test_a_half_fetched_data_set_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

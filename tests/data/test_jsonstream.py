@@ -79,7 +79,8 @@ def test_a_torn_file_gives_what_is_whole() -> None:
     ("text", "value"),
     [
         ('{"a": NaN, "b": Infinity}', {"a": None, "b": None}),
-        ('{"a": 1, "a": 2}', {"a": 2}),
+        ('{"a": 1, "a": 1}', {"a": 1}),
+        ('{"a": "他说 \\"b\\": 好"}', {"a": '他说 "b": 好'}),
         ('{"a": "x\ty\x01"}', {"a": "x\ty\x01"}),
         ('{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"}),
         (' {"a": 1} \r\n', {"a": 1}),
@@ -99,6 +100,8 @@ def test_what_programs_really_write_is_read(text: str, value: Any) -> None:
         b'{"a": "\xe4\xbd"}',
         b"{'a': 1}",
         b'{"a": 1} {"a": 2}',
+        b'{"a": 1, "a": 2}',
+        b'{"m": [{"role": "user", "role": "assistant"}]}',
         b'{"a": 1',
         b'{"a": "\\x"}',
         b"[" * 100_000,
@@ -108,14 +111,14 @@ def test_what_programs_really_write_is_read(text: str, value: Any) -> None:
     ],
 )
 def test_broken_lines_say_so_in_chinese(raw: bytes) -> None:
-    with pytest.raises(BrokenValue, match="不是完整的 JSON|残缺的字符|括号套得太深|读不了的数字"):
+    with pytest.raises(BrokenValue, match="不是完整的 JSON|残缺的字符|写了两次|括号套得太深|读不了的数字"):
         parse(raw)
 
 
 def test_hostile_elements_do_not_stop_the_array() -> None:
     nested = "[" * 50_000 + "]" * 50_000
-    found = elements(f'[{nested}, {{"a": "\\ud800"}}, {"9" * 9000}, {{"a": 1}}]')
-    assert [bool(element.error) for element in found] == [True, True, True, False]
+    found = elements(f'[{nested}, {{"a": "\\ud800"}}, {"9" * 9000}, {{"a": 1, "a": 2}}, {{"a": 1}}]')
+    assert [bool(element.error) for element in found] == [True, True, True, True, False]
 
 
 def test_a_long_line_is_one_value() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hantune.data.formats.said import Said
-from hantune.data.people import Person, find_me, survey
+from hantune.data.people import Person, WhoAmI, find_me, survey
 from hantune.errors import DataError
 
 
@@ -55,6 +55,23 @@ def test_who_am_i(me: str | None, words: str) -> None:
     assert words in error.message
     assert "\n  3 条  满满 (1001)" in error.message
     assert 'hantune data prepare a.txt --out prepared --me "1001"' in (error.hint or "")
+
+
+def test_a_name_that_only_another_log_knows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_me(LOG, ["路人", "2002"], "a.txt") == {"2002"}
+    assert "没有 路人" in capsys.readouterr().err
+
+
+def test_a_name_of_several_is_the_one_whom_another_word_names() -> None:
+    assert find_me(LOG, ["梅朵", "3003"], "a.txt") == {"3003"}
+
+
+def test_answers_in_a_terminal() -> None:
+    with pytest.raises(WhoAmI) as caught:
+        find_me(LOG, None, "a.txt")
+    assert [caught.value.named(word) for word in ("1", "4004", "满满", "梅朵", "9", "路人")] == [
+        "1001", "4004", "1001", None, None, None,
+    ]  # fmt: skip
 
 
 def test_many_people_are_counted_not_listed() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from hantune.data.prepare import prepare
 from hantune.data.prepared import fingerprint_of, is_prepared, open_prepared
-from hantune.errors import ConfigError, DataError, RunError
+from hantune.errors import ConfigError, DataError, RefusedError, RunError
 from hantune.log import console
 from hantune.paths import RunFolder
 
@@ -301,7 +301,7 @@ def test_overlap_planted_by_hand_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare([write(tmp_path / "a.jsonl", pairs(50))], out)
     (out / "val.parquet").write_bytes((out / "train.parquet").read_bytes())
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(RefusedError) as caught:
         open_prepared(out).refuse_overlap()
     assert caught.value.code == "split.overlap"
 

@@ -52,6 +52,7 @@ def test_a_chat_log_is_masked_everywhere_and_its_map_lies_apart(tmp_path: Path) 
     assert accounts(manifest)
     assert manifest["sources"][0]["path"] == "和<人1>的聊天.csv"
     assert manifest["sources"][0]["log"]["read"] == 73
+    assert "- 读了 73 条消息" in (tmp_path / "one" / "card.md").read_text(encoding="utf-8")
     assert {"手机", "邮箱", "人", "身份证"} <= set(manifest["pii"]["found"])
     for path in (tmp_path / "one").iterdir():
         data = path.read_bytes()
@@ -64,6 +65,17 @@ def test_a_chat_log_is_masked_everywhere_and_its_map_lies_apart(tmp_path: Path) 
     assert table.stat().st_mode & 0o777 == 0o600
     values = {entry["value"] for entry in json.loads(table.read_bytes())["values"].values()}
     assert set(SECRETS) <= values | {"小李"}
+
+
+def test_a_log_without_a_sample_says_what_became_of_its_messages(tmp_path: Path) -> None:
+    path = tmp_path / "聊天.csv"
+    path.write_text("time,sender,text\n" + "2024-10-01 10:00:00,张三,在吗\n" * 30, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        prepare([str(path)], tmp_path / "out", me=["张三"])
+    assert caught.value.code == "data.nothing-usable"
+    assert "30 条消息没有成为一个样本" in caught.value.message
+    assert "你的话前面没有别人的话" in caught.value.message
+    assert "--me" in str(caught.value.hint)
 
 
 def test_sessions_are_never_on_both_sides(tmp_path: Path) -> None:

@@ -1,12 +1,7 @@
-"""Merged shards are one run, to the byte; so is a run that was killed before."""
+"""Merged shards are one run, to the byte."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +61,3 @@ def test_masking_counts_in_order_and_cannot_be_shared_out(tmp_path: Path, source
     with pytest.raises(ConfigError) as caught:
         prepare([source], tmp_path / "out", pii="mask", shard="1/2")
     assert caught.value.code == "shard.in-order"
-
-
-def test_killed_at_random_and_run_again(tmp_path: Path, source: str) -> None:
-    prepare([source], tmp_path / "one", workers=1)
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "hantune", "data", "prepare", source, "--out", str(out), "--quiet"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    for seconds in (0.3, 0.45, 0.6):
-        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-            time.sleep(seconds)
-            process.send_signal(signal.SIGKILL)
-        assert not (out / "manifest.json").exists() or files_of(out) == files_of(tmp_path / "one")
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    assert files_of(out) == files_of(tmp_path / "one")

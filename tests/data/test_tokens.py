@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from hantune.errors import ModelError
 from tests.data import chat_templates as shapes
 from tests.data.dialogues import (
     as_dicts,
+    changed,
     clean_texts,
     conversations,
     encoder_of,
@@ -44,17 +44,6 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 @pytest.fixture(scope="session")
 def llama2(llama2_tokenizer: Any) -> Encoder:
     return encoder_of(llama2_tokenizer)
-
-
-def changed(tokenizer: Any, change: Any) -> Any:
-    """A copy of a fast tokenizer whose ``tokenizer.json`` went through ``change``."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    plan = json.loads(tokenizer.backend_tokenizer.to_str())
-    change(plan)
-    names = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(plan)), **names)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,6 +156,7 @@ def test_thirty_lines_without_a_sample_are_explained() -> None:
     text = report.text()
     assert "读了 30 条消息, 得到 0 段对话" in text
     assert "不是文字: 图片 10" in text
+    assert Yield.of(json.loads(json.dumps(report.as_dict()))) == report
     why = report.why_nothing().split("\n")
     assert why[0] == "30 条消息没有成为一个样本, 最常见的原因:"
     assert len(why) == 4

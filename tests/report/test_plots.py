@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hantune.data.counts import Class
 from hantune.paths import RunFolder
 from hantune.report.data import RunData, read_run
-from hantune.report.plots import loss_chart, rate_chart, smoothed, thinned, tick
+from hantune.report.plots import histogram, loss_chart, rate_chart, smoothed, thinned, tick
 
 
 def test_charts_are_inline_svg_of_the_page(run: RunFolder) -> None:
@@ -75,3 +76,18 @@ def test_smoothing_stays_within_the_curve_and_starts_where_it_starts(values: lis
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (2.5, "2.5"), (1.5e-4, "1.5e-4"), (5e-5, "5e-5"), (300, "300")])
 def test_ticks_are_short(value: float, text: str) -> None:
     assert tick(value) == text
+
+
+def test_histograms_are_inline_svg_of_the_page() -> None:
+    few = [Class(1, 1, 20_000), Class(2, 2, 0), Class(3, 3, 7)]
+    many = [Class(1 << power, (2 << power) - 1, power) for power in range(5, 25)]
+    for classes, words in ((few, ">2 万</text>"), (many, ">32</text>")):
+        chart = histogram(classes, "turns", "轮数")
+        assert chart == histogram(classes, "turns", "轮数")
+        assert chart.startswith('<svg class="chart"')
+        assert 'aria-label="轮数"' in chart
+        assert words in chart
+        assert not re.search(r"http|DejaVu|<style|<metadata|#0[0-9]0[0-9]0[0-9]", chart)
+    assert "var(--second)" in histogram(many, "t", "词元", (512, 1024))
+    assert "var(--second)" not in histogram(few, "t", "词元", (512, 1024))
+    assert histogram([], "t", "词元") == ""

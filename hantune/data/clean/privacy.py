@@ -62,6 +62,8 @@ class Rule(NamedTuple):
     kind: str
     pattern: re.Pattern[str]
     accepts: Callable[[Match], bool]
+    holds: str = ""
+    """What every match holds: texts without it need not be searched."""
 
 
 OTHER_NUMBER = re.compile(
@@ -73,10 +75,24 @@ LEFT, RIGHT = r"(?<![0-9A-Za-z_])(?<![0-9][.\-])", r"(?![0-9A-Za-z_])(?![.\-][0-
 PHONE_LEFT = rf"(?:(?<=tel)|(?<=Tel)|(?<=TEL)|(?<=phone)|(?<=vx)|(?<=VX)|(?<=wx)|(?<=WX)|(?<=qq)|(?<=QQ)|{LEFT})"
 PHONE_RIGHT = rf"(?:(?=(?i:wx|vx|qq|tel)(?![0-9A-Za-z]))|{RIGHT})"
 HAN_DIGIT = "[零〇一二三四五六七八九幺]"
-LINK = r"(?:[号码群是为:= ]|就是|联系|加我?|搜|我的?){0,6}"
+LINK = r"(?:[号码群是为:= ]|就是|联系|加我?|搜|我的?|[换改]成?了?){0,6}"
 """What may stand between the name of a number and the number."""
+PROGRAMS = re.compile(
+    "(?i)android|windows|iphone|ios|mac|pay|api|sdk|python|java|wechat|weixin|harmony|linux|chrome|google|openai|chatgpt"
+)
+WORDS = re.compile(
+    "(?i)(?:online|offline|login|logout|reading|version|update|upgrade|moment|status|sticker|program|group|channel|official|"
+    "account|business|client|desktop|backup|download|install|browser|message|facebook|whatsapp|telegram|twitter|"
+    "instagram|number|server|please|thanks|birthday|emoji|plugin|bottom|button|crash|error|friend|family)(?:s|ing|ed)?"
+)
+"""What people say of WeChat and is no id."""
 PLATES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
-STREET = "(?:大街|大道|胡同|[路街道巷弄])"
+NO_URL = r"\s\u3000-\u9fff\uff00-\uffef"
+PLATE_LETTER = "[A-HJ-NP-Za-hj-np-z]"
+AREA = "(?:10|2[0-57-9]|[3-9][0-9]{2})"
+SUBSCRIBER = "[2-8](?:[0-9]{6,7}|[0-9]{2,3}[ -][0-9]{4}|[0-9]{3}[ -][0-9]{3})"
+EXTENSION = "(?:(?:-| ?转(?:分机)?| ?分机)[: ]?[0-9]{1,6})?"
+STREET = "(?:大街|(?:大道|路)(?:[东南西北中]段)?|胡同|[街道巷弄])"
 
 
 def _any(match: Match) -> bool:
@@ -100,11 +116,12 @@ def _is_card(match: Match) -> bool:
 
 
 def _is_wechat(match: Match) -> bool:
-    """A WeChat id by its name; a plain word needs the name to be told apart from it (``微信Windows版``)."""
-    if re.match("(?i)android|windows|iphone|ios|mac|pay|api|sdk|python|java|wechat|weixin|harmony|linux", match.value):
-        return False
-    before = match.text[max(0, match.start - 4) : match.start]
-    return bool(re.search("[0-9_-]", match.value) or re.search("(?:[号码是为:=加搜]|(?i:id)) ?$", before))
+    """A WeChat id by its name: no word that stands beside it in talk of the program (``微信Windows版``); glued to
+    letters (``vxabc123``) only what is no word at all."""
+    is_glued = match.text[match.start - 1].isascii() and match.text[match.start - 1].isalpha()
+    if re.search("[0-9_-]", match.value):
+        return not PROGRAMS.match(match.value)
+    return not is_glued and not PROGRAMS.match(match.value) and not WORDS.fullmatch(match.value)
 
 
 def _is_secret(match: Match) -> bool:
@@ -117,6 +134,12 @@ def _is_password(match: Match) -> bool:
     is_told = match.text[match.start - 1] != " " or match.text[match.start - 2] in ":=是为"
     is_word = match.value.isalpha() or match.value.lower() == "your_password"
     return not is_word and (is_told or _is_secret(match))
+
+
+def _is_sent(match: Match) -> bool:
+    """A code that was sent to somebody, no code of an error or place."""
+    before = match.text[max(0, match.start - 24) : match.start].lower().rpartition("code")[0]
+    return not re.search(r"(?:[a-z_]|(?:error|status|zip|area|exit|postal|country) ?)$", before)
 
 
 def _is_ip(match: Match) -> bool:
@@ -133,13 +156,13 @@ def _is_plate(match: Match) -> bool:
     return len(re.findall("[0-9]", match.value)) >= 3 and not match.is_counted
 
 
-def _rule(kind: str, pattern: str, accepts: Callable[[Match], bool] = _any) -> Rule:
-    return Rule(kind, re.compile(pattern, re.ASCII), accepts)
+def _rule(kind: str, pattern: str, accepts: Callable[[Match], bool] = _any, *, holds: str = "") -> Rule:
+    return Rule(kind, re.compile(pattern, re.ASCII), accepts, holds)
 
 
 CODE = "(?:验证码|校验码|动态码|动态密码|短信码|(?i:verification code|otp))"
 RULES = (
-    _rule("密钥", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+(?:-----END [A-Z ]*PRIVATE KEY-----)?"),
+    _rule("密钥", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+(?:-----END [A-Z ]*PRIVATE KEY-----)?", holds="-----"),
     _rule(
         "密钥",
         r"(?<![0-9A-Za-z_])(?:sk-[0-9A-Za-z_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[0-9A-Za-z]{30,}|github_pat_\w{22,}|"
@@ -148,9 +171,9 @@ RULES = (
     ),
     _rule(
         "网址",
-        r"(?i)https?://(?:[^\s/@:\u3000-\u9fff]+:[^\s/@\u3000-\u9fff]+@[^\s\u3000-\u9fff]+|[^\s?#\u3000-\u9fff]*[?#]"
-        r"(?:[^\s\u3000-\u9fff]*&)?[\w-]*(?:token|key|secret|sign|signature|sig|auth|password|pwd|ticket|session|sid|"
-        r"jwt|credential)=[^\s&,;\u3000-\u9fff]{4,}[^\s\u3000-\u9fff]*)",
+        rf"(?i)https?://(?:[^/@:{NO_URL}]+:[^/@{NO_URL}]+@[^{NO_URL}]+|[^?#{NO_URL}]*[?#](?:[^{NO_URL}]*&)?[\w-]*"
+        r"(?:token|key|secret|sign|signature|sig|auth|password|pwd|ticket|session|sid|jwt|credential)"
+        rf"=[^&,;{NO_URL}]{{4,}}[^{NO_URL}]*)",
     ),
     _rule(
         "密钥",
@@ -158,16 +181,17 @@ RULES = (
         r"[\"']?\s*[:=是]\s*[\"']?(?P<v>[0-9A-Za-z_\-]{16,})",
         _is_secret,
     ),
-    _rule("密钥", r"(?:密码|口令)(?:[:=]|是|为| ) ?(?P<v>[!#-+\--:<-~]{4,32})", _is_password),
+    _rule("密钥", r"(?<!动态)(?:密码|口令)(?:[:=]|是|为| ) ?(?P<v>[!#-+\--:<-~]{4,32})", _is_password),
     _rule(
         "邮箱",
         r"(?<![0-9A-Za-z._%+-])[0-9A-Za-z][0-9A-Za-z._%+-]{0,63}@(?:[0-9A-Za-z](?:[0-9A-Za-z-]{0,61}[0-9A-Za-z])?\.)"
         r"{1,5}[A-Za-z]{2,24}(?![0-9A-Za-z-])",
         lambda match: is_mail(match.value) and not match.value.startswith("git@"),
+        holds="@",
     ),
     _rule(
         "身份证",
-        LEFT + r"[1-8][0-9]{5}[ -]?(?:18|19|20)[0-9]{6}[ -]?[0-9]{3}[0-9Xx]" + RIGHT,
+        LEFT + r"[1-8][0-9]{5}[ -]?(?:18|19|20)[0-9]{2}[ -]?[0-9]{4}[ -]?[0-9]{3}[0-9Xx]" + RIGHT,
         lambda match: is_id_card(match.digits),
     ),
     _rule(
@@ -184,7 +208,7 @@ RULES = (
         "银行卡",
         LEFT
         + r"(?:[3-6][0-9]{3}(?:(?P<s>[ -])[0-9]{4}(?P=s)[0-9]{4}(?P=s)[0-9]{1,7}(?:(?P=s)[0-9]{1,3})?|[0-9]{11,15})"
-        r"|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5})" + RIGHT,
+        r"|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5}|62[0-9]{4}[ -][0-9]{10,13})" + RIGHT,
         _is_card,
     ),
     _rule(
@@ -194,21 +218,24 @@ RULES = (
     ),
     _rule(
         "手机",
-        PHONE_LEFT + r"(?:\(?(?:\+|00)?86\)?[ -]?)?(?:1[3-9][0-9](?:(?P<s>[ .-])[0-9]{4}(?P=s)[0-9]{4}|[0-9]{8})|"
+        "(?=[(+018])"
+        + PHONE_LEFT
+        + r"(?:\(?(?:\+|00)?86\)?[ -]?)?(?:1[3-9][0-9](?:(?P<s>[ .-])[0-9]{4}(?P=s)[0-9]{4}|[ -]?[0-9]{8}|"
+        r"[0-9]{4}[ -][0-9]{4})|"
         r"1[3-9][0-9]{2}(?P<t>[ -])[0-9]{3}(?P=t)[0-9]{4}|1 [3-9](?: [0-9]){9})" + PHONE_RIGHT,
         _uncounted,
     ),
     _rule("手机", rf"(?<!{HAN_DIGIT}{HAN_DIGIT})[一幺][三四五六七八九]{HAN_DIGIT}{{9}}(?!{HAN_DIGIT})"),
     _rule(
         "座机",
-        LEFT + r"(?:\(0(?:10|2[0-57-9]|[3-9][0-9]{2})\) ?|0(?:10|2[0-57-9]|[3-9][0-9]{2})[ -]?)[2-8][0-9]{6,7}"
-        r"(?:(?:-| ?转)[0-9]{1,6})?" + RIGHT,
+        rf"{LEFT}(?:\(0{AREA}\) ?|0{AREA}[ -]?|(?:\+|00)86[ -]?\(?0?{AREA}\)?[ -]?){SUBSCRIBER}{EXTENSION}{RIGHT}",
         _uncounted,
     ),
     _rule("座机", LEFT + r"[48]00[ -][0-9]{3,4}[ -][0-9]{3,4}" + RIGHT, _uncounted),
     _rule(
         "座机",
-        r"(?:手机|电话|座机|固话|传真|联系方式|致电|拨打)(?:[号码是为: ]){0,4}(?P<v>[0-9]{7,12})" + RIGHT,
+        r"(?:手机|电话|座机|固话|传真|联系方式|致电|拨打)(?:[号码是为: ]){0,4}"
+        rf"(?P<v>[0-9]{{7,12}}{EXTENSION}){RIGHT}",
         _uncounted,
     ),
     _rule("IP", LEFT + r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9A-Za-z_])(?!\.[0-9])", _is_ip),
@@ -217,22 +244,28 @@ RULES = (
     ),
     _rule(
         "车牌",
-        rf"[{PLATES}][A-HJ-NP-Z][·• -]?(?:[DF][A-HJ-NP-Z0-9][0-9]{{4}}|[0-9]{{5}}[DF])(?![0-9A-Za-z])",
+        rf"[{PLATES}]{PLATE_LETTER}[·• -]?(?:[DFdf](?:{PLATE_LETTER}|[0-9])[0-9]{{4}}|[0-9]{{5}}[DFdf])(?![0-9A-Za-z])",
         _is_plate,
     ),
     _rule(
         "车牌",
-        rf"[{PLATES}][A-HJ-NP-Z][·• -]?[A-HJ-NP-Z0-9]{{4}}(?:[A-HJ-NP-Z0-9](?![0-9A-Za-z])|[挂学警港澳])",
+        rf"[{PLATES}]{PLATE_LETTER}[·• -]?[A-HJ-NP-Za-hj-np-z0-9]{{4}}"
+        r"(?:[A-HJ-NP-Za-hj-np-z0-9](?![0-9A-Za-z])|[挂学警港澳])",
         _is_plate,
+    ),
+    _rule(
+        "护照",
+        r"(?:护照|[Pp]assport|PASSPORT)(?:编号|[Nn][Oo]|number|[号码是为:.= ]){0,5}"
+        r"(?P<v>[EGHKMeghkm][A-Za-z]?[0-9]{7,8})(?![0-9A-Za-z])",
     ),
     _rule("护照", LEFT + r"(?:E[0-9]{8}|E[A-HJ-NP-Z][0-9]{7}|G[0-9]{8})" + RIGHT, _uncounted),
     _rule("护照", rf"护照{LINK}(?P<v>[DSP]E?[0-9]{{7,8}})" + RIGHT),
     _rule("微信", r"(?<![0-9A-Za-z_])wxid_[0-9A-Za-z]{6,30}(?![0-9A-Za-z_])"),
     _rule(
         "微信",
-        r"(?i)(?:(?:[微薇威v]信|(?<![0-9a-z])(?:weixin|wechat|vx|wx))(?:号码|号|id)?"
-        r"(?: ?(?:[:=]|就是|是|为|加我?|搜|联系) ?| )|[微薇威v]信(?:号码|号|id)?|(?<![0-9a-z?&])v ?[:是]|"
-        r"加(?:v|vx|wx) ?)(?P<v>[a-z][a-z0-9_-]{5,19})(?![0-9a-z_-])(?!\.[0-9a-z])",
+        r"(?i)(?:(?:[微薇威v]信|卫星号|绿泡泡|(?<![0-9a-z])(?:weixin|wechat|vx|wx))(?: ?(?:号码|号|id)|[呗吧呀哈])?"
+        r"(?: ?(?:[:=]|就是|是|为|加我?|搜|联系) ?| )?|(?<![0-9a-z?&])(?:v ?[:是]|[v微薇] ?[❤♥]\ufe0f?:?) ?|"
+        r"[+➕] ?v(?:[: ] ?)?|加我?(?:v|vx|wx|微)(?:[: ] ?)?)(?P<v>[a-z][a-z0-9_-]{5,19})(?![0-9a-z_-])(?!\.[0-9a-z])",
         _is_wechat,
     ),
     _rule(
@@ -245,14 +278,22 @@ RULES = (
         LEFT + r"(?P<v>[1-9][0-9]{4,11}) ?\(?(?:这?是)?(?:我的?)?(?:(?i:qq)|扣扣)(?!邮箱|音乐|空间|群|飞车|浏览)",
         _uncounted,
     ),
-    _rule("验证码", CODE + r"(?:[是为: 【\[]|您的|你的|就是){0,6}(?P<v>[0-9]{4,8})" + RIGHT + "(?! ?[年分秒天小元位])"),
+    _rule(
+        "验证码",
+        CODE
+        + r"(?:[是为: 【\[]|您的|你的|就是|is|发你了?|给你){0,6}(?P<v>[0-9]{4,8})"
+        + RIGHT
+        + "(?! ?[年分秒天小元位])",
+    ),
     _rule("验证码", LEFT + r"(?P<v>[0-9]{4,8}) ?\(?(?:[是为]|您的|你的|本次|登录|注册|短信){0,4}" + CODE),
+    _rule("验证码", r"(?:code|Code|CODE)(?: is|[: ]){1,3}(?P<v>[0-9]{4,8})" + RIGHT, _is_sent),
     _rule(
         "地址",
         r"(?:[\u4e00-\u9fff]{2,8}?(?:省|自治区))?(?:[\u4e00-\u9fff]{1,8}?[市州盟])?(?:[\u4e00-\u9fff]{1,8}?[区县旗镇乡])?"
         rf"[\u4e00-\u9fff]{{1,8}}{STREET}(?:[0-9]{{1,3}}{STREET})?[0-9]{{1,5}}(?:-[0-9]{{1,4}})?号(?!线|楼梯)[院楼]?"
-        r"(?:[\u4e00-\u9fff]{2,8}(?:小区|花园|大厦|公寓))?(?:[0-9A-Za-z]{1,4}(?:号楼|[幢栋座楼层]))?(?:[0-9]{1,3}单元)?"
-        r"(?:[0-9]{2,5}[室号房])?",
+        r"(?:[\u4e00-\u9fff]{2,8}(?:小区|花园|大厦|公寓|广场|中心|家园|苑))?(?:[0-9A-Za-z]{1,4}(?:号楼|[幢栋座楼层])){0,2}"
+        r"(?:[0-9]{1,3}单元)?(?:[0-9]{2,5}(?:[室号房]|(?![0-9元块年月米公])))?",
+        holds="号",
     ),
 )
 """The rules, the surer ones first: what one took, no later one takes."""
@@ -260,19 +301,21 @@ KINDS = tuple(dict.fromkeys(rule.kind for rule in RULES)) + (NAME,)
 STRUCTURED = tuple(kind for kind in KINDS if kind not in ("地址", NAME))
 """Kinds of a fixed form; addresses and names are matters of language."""
 LEAD_IN = re.compile(
-    "^.*?(?:住在|家住|住址是?|地址是?|寄到|送到|发到|位于|搬到|约在|就在|来自|公司在|开在|[我你他她家店人就还]在|[去来到往是住在])(?=[\u4e00-\u9fff]{2})"
+    "^.*?(?:住在|家住|住址是?|地址是?|寄到|送到|发到|位于|搬到|导航到?|快递放|放[在到]|约在|就在|来自|公司在|开在|[我你他她家店人就还]在|[去来到往是住在])(?=[\u4e00-\u9fff]{2})"
 )
 """What stands before an address and is none of it."""
 PLACEHOLDER = re.compile(f"<(?:{'|'.join(KINDS)})[0-9]+>")
 INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
-WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in "，；！？"}
 FOLDED = {**WIDE, **dict.fromkeys((0xA0, 0x2002, 0x2003, 0x2009, 0x3000), 0x20),
           **dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2212), 0x2D)}  # fmt: skip
 """One character for one: full-width forms, odd blanks and dashes."""
 TRIGGER = re.compile(
     rf"[0-9０-９]{{3}}|(?:[0-9０-９][ 　]){{3}}|[@＠{INVISIBLE.pattern[1:-1]}Ａ-Ｚａ-ｚ]|{HAN_DIGIT}{{6}}|"
-    r"[0-9０-９][.．号转:：]|[微薇威vV]信|加[vV]|[vV][:：是]|密码|口令|密钥|PRIVATE|"
-    r"(?i:wx|vx|weixin|wechat|http|token|key|secret|sk-)|::|[0-9A-Za-z_.-]{18}|[A-Z0-9]{5}|[0-9０-９]+(?:-[0-9０-９]+)?号"
+    r"[0-9０-９][.．号转:：]|[微薇威vV]信|卫星号|绿泡泡|加我?[vV微]|[vV微薇] ?[:：是❤♥]|[+＋➕] ?[vV]|"
+    r"密码|口令|密钥|PRIVATE|"
+    r"(?i:wx|vx|weixin|wechat|http|token|key|secret|sk-)|::|[0-9A-Za-z_.-]{18}|[A-Z0-9]{5}|[0-9０-９]+(?:-[0-9０-９]+)?号|"
+    rf"[{PLATES}][a-z]"
 )
 """Without one of these a text holds nothing private; most chat lines hold none and cost one search."""
 WRITTEN, SPELLED = re.compile("[0-9A-Za-z０-９Ａ-Ｚａ-ｚ]"), re.compile(f"{HAN_DIGIT}{{6}}")
@@ -303,6 +346,8 @@ def find(text: str, names: re.Pattern[str] | None = None) -> list[Found]:
 def _spans(folded: str, held: list[tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
     """(kind, start, end) of what the rules accept, the surer rules first."""
     for rule in RULES:
+        if rule.holds not in folded:
+            continue
         group = "v" if "v" in rule.pattern.groupindex else 0
         for match in rule.pattern.finditer(folded):
             start, end = match.span(group)

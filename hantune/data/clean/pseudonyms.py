@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from hantune.data.clean.privacy import NAME, PLACEHOLDER, Found, find, names_pattern
 from hantune.data.types import Conversation, Reject
-from hantune.paths import json_bytes, write_file
+from hantune.paths import json_bytes, sweep, write_file
 
 Mode = Literal["mask", "keep", "drop"]
 """What to do with private values: stand-ins for them, leave them, leave the conversation out."""
@@ -122,4 +122,5 @@ def write_map(path: Path, masker: Masker, key: str) -> None:
 
     Raises: MachineError ``machine.disk-full``, ``machine.no-write``.
     """
+    sweep(path)  # half a map of a run that was killed holds values too
     write_file(path, json_bytes({"format": 1, "key": key, "values": masker.entries()}), mode=0o600)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hantune.data.clean.screen import Hint, characters, fewer, longer, repeated, without
-from hantune.data.stats import HAN
+from hantune.data.language import HAN
 from hantune.data.types import Conversation
 from hantune.errors import MachineError
 

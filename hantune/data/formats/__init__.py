@@ -19,6 +19,7 @@ from hantune.data.formats import (
     crosswoz,
     firefly,
     flagalpha,
+    huatuo,
     kdconv,
     lccc,
     messages,
@@ -33,6 +34,8 @@ from hantune.data.formats.common import describe
 from hantune.data.types import Conversation, Reject, Row
 from hantune.errors import ConfigError, DataError
 
+ALIKE = 0.6
+"""How much the names of fields must be alike for a format to be called the nearest; else it is the commonest one."""
 FIELDS_TO_COMPARE = 100
 """A record of ten thousand columns is compared with the formats by its first ones."""
 
@@ -52,7 +55,8 @@ class Format(Protocol):
 FORMATS: dict[str, Format] = {
     module.NAME: cast(Format, module)
     for module in (
-        preference, crosswoz, messages, flagalpha, belle, sharegpt, firefly, lccc, kdconv, samsum, alpaca, pairs, text,
+        preference, crosswoz, messages, flagalpha, belle, sharegpt, firefly, lccc, huatuo, kdconv, samsum, alpaca,
+        pairs, text,
     )
 }  # fmt: skip
 """name -> format; where two fit equally, the earlier wins (the narrower ones come first)."""
@@ -126,4 +130,5 @@ def _nearest(value: Any) -> str:
     def closest(field: str) -> float:
         return max((difflib.SequenceMatcher(None, name, field).ratio() for name in names), default=0.0)
 
-    return max(FORMATS.values(), key=likeness).NAME
+    best = max(FORMATS.values(), key=likeness)
+    return best.NAME if likeness(best) > ALIKE else pairs.NAME

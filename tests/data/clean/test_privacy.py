@@ -77,9 +77,10 @@ def test_names_of_the_log() -> None:
     assert names_pattern(["我", " "]) is None
 
 
-def test_the_labelled_set_is_recognised() -> None:
-    pii = load("benchmarks/data/pii.py")
-    messages = pii.labelled(3000, seed=1)
+@pytest.mark.parametrize("name", ["pii", "pii_wild"])
+def test_the_labelled_sets_are_recognised(name: str) -> None:
+    pii, benchmark = load("benchmarks/data/pii.py"), load(f"benchmarks/data/{name}.py")
+    messages = benchmark.labelled(4000, seed=1)
     assert sum(bool(message.spans) for message in messages) >= 2000
     for kind, score in pii.scores(pii.confusion(messages)).items():
         assert score.true > 50

@@ -28,6 +28,7 @@ from tests.data.formats.records import HUMAN, OPENAI, talk
         ({"messages": talk(*OPENAI, key="role", text="content")}, "messages"),
         (talk(*OPENAI, key="role", text="content"), "messages"),
         ({"messages": [{"message": "问"}, {"message": "答"}]}, "kdconv"),
+        ({"data": ["问:头疼", "答:休息"]}, "huatuo"),
         ({"messages": talk(("usr", "问"), ("sys", "答"), key="role", text="content")}, "crosswoz"),
         ({"conversation": [{"human": "问", "assistant": "答"}]}, "firefly"),
         ({"id": "1", "summary": "摘要", "dialogue": "甲: 问"}, "samsum"),
