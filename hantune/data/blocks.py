@@ -2,9 +2,9 @@
 
     records ─ blocks of some thousand ─ take (any process) ─> Taken ─ absorb, in order ─> Intake
 
-What a block gives does not hang on other blocks, but where private values are masked (they are numbered in the order
-of all records) and in chat logs: their blocks are taken here, one after the other. Lines of LCCC with nothing to
-clean are taken at once (``lines.py``).
+What a block gives does not hang on other blocks, but where private values are masked: they are numbered in the order
+of all records, so their blocks are taken here, one after the other. Lines of LCCC with nothing to clean are taken at
+once (``lines.py``).
 """
 
 from __future__ import annotations
@@ -198,7 +198,9 @@ class _Shingles:
 
 def _fresh(pipeline: Pipeline) -> Pipeline:
     """A pipeline of the same rules that has seen nothing."""
-    return Pipeline(pipeline.rules, pipeline.pii, pipeline.blocked, mode=pipeline.mode)
+    return Pipeline(
+        pipeline.rules, pipeline.pii, pipeline.blocked, masker=pipeline.masker.fresh(), mode=pipeline.mode
+    )
 
 
 def take_all(
@@ -222,13 +224,13 @@ def take_all(
         source = dataclasses.replace(given, name=intake.pipeline.name(given.name))
         why = intake.pipeline.name(opened.found.why)
         intake.tallies.append(Tally(source, is_val, opened.found.name, why, log=opened.log))
-        in_order = opened.people is not None or intake.pipeline.mode == "mask"
+        in_order = intake.pipeline.mode == "mask"
         if in_order and shard.total > 1:
             raise ConfigError(
                 "shard.in-order",
-                "聊天记录和 --pii mask 要从头到尾按顺序处理, 不能用 --shard 分开",
+                "换代号 (--pii mask, 聊天记录默认这样) 要从头到尾按顺序处理, 不能用 --shard 分开",
                 place=source.name,
-                hint="去掉 --shard; 或者不是聊天记录时用 --pii keep",
+                hint="去掉 --shard; 或者加 --pii drop (有隐私内容的对话不要)",
             )
         pipeline = intake.pipeline if in_order else _fresh(intake.pipeline)
         taker = Taker(

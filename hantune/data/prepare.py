@@ -284,7 +284,7 @@ def nothing_usable(
             hint="检查文件内容; 格式见 docs/reference/formats.md",
         )
     common = Counter(dropped).most_common(3)
-    if logs and len(logs) == len(names):
+    if len(logs) == len(names) and any(log.lost() for log in logs):
         whys = "\n".join(log.why_nothing() for log in logs)
         hint = "先看 --me 说对了人没有; 怎样配对见 docs/reference/chatlogs.md"
         return DataError("data.nothing-usable", f"没有一段能用的对话: {whys}", place=", ".join(names), hint=hint)

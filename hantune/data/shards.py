@@ -24,6 +24,7 @@ from hantune.data.blocks import Block, Shard, Taken
 from hantune.data.intake import Intake, Tally
 from hantune.data.prepared import SCHEMA, pack, unpack
 from hantune.data.sources import SourceFile
+from hantune.data.turns import Yield
 from hantune.errors import ConfigError, DataError
 from hantune.paths import write_json
 
@@ -81,13 +82,14 @@ def _record_of(tally: Tally) -> dict[str, Any]:
     """A source, as JSON."""
     source = dataclasses.asdict(tally.source) | {"path": str(tally.source.path), "layout": None}
     del source["seen"]
-    return {"source": source, "is_val": tally.is_val, "format": tally.format, "why": tally.why}
+    log = tally.log and tally.log.as_dict()
+    return {"source": source, "is_val": tally.is_val, "format": tally.format, "why": tally.why, "log": log}
 
 
 def tally_of(record: Mapping[str, Any]) -> Tally:
     """The source of a shard, nothing counted yet."""
     source = SourceFile(**{**record["source"], "path": Path(record["source"]["path"])})
-    return Tally(**{**record, "source": source})
+    return Tally(**{**record, "source": source, "log": record["log"] and Yield.of(record["log"])})
 
 
 def open_shards(folders: Sequence[Path]) -> dict[str, Any]:

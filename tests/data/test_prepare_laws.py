@@ -82,6 +82,27 @@ def test_four_shards_merged_are_one_run(
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "one")
 
 
+@pytest.mark.parametrize("pii", ["keep", "drop"])
+def test_shards_of_a_chat_log_are_one_run(tmp_path: Path, pii: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hantune.data.blocks.in_blocks.__defaults__", (3,))
+    said = (("小明(10001)", "在吗"), ("我(10002)", "在"), ("小明(10001)", "打这个"), ("我(10002)", "好"))
+    lines = [
+        f"2024-05-{day:02} 10:{minute:02}:00 {who}\n{text} {'13800138000' if day % 6 == minute else day}\n"
+        for day in range(1, 29)
+        for minute, (who, text) in enumerate(said)
+    ]
+    (tmp_path / "log.txt").write_text("\n".join(lines), encoding="utf-8")
+    flags: dict[str, Any] = {"me": ["我"], "pii": pii, "clean": "default"}
+    manifest = prepare([str(tmp_path / "log.txt")], tmp_path / "one", workers=1, **flags)
+    assert manifest["sources"][0]["log"]["read"] == len(lines)
+    shards = [tmp_path / f"s{number}" for number in (2, 1)]
+    for shard in shards:
+        prepare([str(tmp_path / "log.txt")], shard, shard=f"{shard.name[1]}/2", workers=1, **flags)
+    prepare([str(shard) for shard in shards], tmp_path / "merged")
+    assert files_of(tmp_path / "merged") == files_of(tmp_path / "one")
+    assert (manifest["dropped"].get("pii.found", 0) > 0) == (pii == "drop")
+
+
 @pytest.mark.parametrize("flags", FLAGS[1:2], ids=names[1:2])
 def test_two_workers_are_one(
     tmp_path: Path, sources: tuple[list[str], str], flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,10 @@ class Masker:
         self._aliases = {name.strip(): names[0].strip() for names in people for name in names if names[0].strip()}
         self._names = names_pattern(list(self._aliases))
 
+    def fresh(self) -> Masker:
+        """One that knows the same people and has seen nothing."""
+        return Masker(_names=self._names, _aliases=self._aliases)
+
     def find(self, text: str) -> list[Found]:
         """The private values of a text."""
         return find(text, self._names)
