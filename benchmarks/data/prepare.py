@@ -40,7 +40,7 @@ class Memory:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.3):
             self.peak = max(self.peak, sum(map(_proportional, _family(os.getpid()))))
 
 
