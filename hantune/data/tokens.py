@@ -301,7 +301,7 @@ class TokenBytes:
         kinds = json.dumps(plan["decoder"])
         self._is_byte_level = '"ByteLevel"' in kinds
         self._has_byte_tokens = '"ByteFallback"' in kinds
-        self._byte_of = {character: byte for byte, character in _byte_level_alphabet().items()}
+        self._byte_of = {character: byte for byte, character in byte_level_alphabet().items()}
 
     def __getitem__(self, token: int) -> bytes:
         if token in self._added:
@@ -314,7 +314,7 @@ class TokenBytes:
         return piece.replace("▁", " ").encode()
 
 
-def _byte_level_alphabet() -> dict[int, str]:
+def byte_level_alphabet() -> dict[int, str]:
     """byte -> the printable character that stands for it in byte-level BPE (Radford et al. 2019, ``encoder.py``)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
