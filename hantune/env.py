@@ -15,15 +15,17 @@ class Environment:
     dumb_terminal: bool
     home: Path
     offline: bool
+    hf_endpoint: str | None
 
 
 def environment() -> Environment:
-    """The present environment: ``NO_COLOR``, ``TERM``, ``CI``, ``HANTUNE_HOME``, ``HF_HUB_OFFLINE``."""
+    """The present one: ``NO_COLOR``, ``TERM``, ``CI``, ``HANTUNE_HOME``, ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``."""
     return Environment(
         no_color=bool(os.environ.get("NO_COLOR")),
         dumb_terminal=os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI")),
         home=Path(os.environ.get("HANTUNE_HOME") or Path.home() / ".cache" / "hantune"),
-        offline=os.environ.get("HF_HUB_OFFLINE") == "1",
+        offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+        hf_endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None,
     )
 
 

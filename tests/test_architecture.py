@@ -49,9 +49,13 @@ LIGHT = (
 )  # fmt: skip
 """What every start of the command line imports: nothing heavy at import time."""
 NETWORK = {
-    "socket", "http.client", "http.server", "urllib.request", "httpx", "requests", "huggingface_hub", "modelscope",
+    "socket", "http.client", "http.server", "urllib.request", "httpx", "httpx2", "requests", "huggingface_hub",
+    "modelscope", "modelscope_hub",
 }  # fmt: skip
-ONLINE = ("hantune/models/hub.py", "hantune/data/sources.py", "hantune/serve/", "hantune/ui/")
+ONLINE = (
+    "hantune/models/hub.py", "hantune/models/listing.py", "hantune/models/transfer.py", "hantune/models/publish.py",
+    "hantune/data/sources.py", "hantune/serve/", "hantune/ui/",
+)  # fmt: skip
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 FILE_LINES, FUNCTION_LINES, TWIN_LINES = 400, 60, 40

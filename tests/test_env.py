@@ -9,7 +9,7 @@ import pytest
 
 from hantune.env import environment, set_library_defaults
 
-NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE")
+NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,10 @@ def test_without_any_of_them_there_are_defaults() -> None:
         ("CI", "true", "dumb_terminal", True),
         ("HANTUNE_HOME", "盘/汉调", "home", Path("盘/汉调")),
         ("HF_HUB_OFFLINE", "1", "offline", True),
+        ("HF_HUB_OFFLINE", "yes", "offline", True),
         ("HF_HUB_OFFLINE", "0", "offline", False),
+        ("HF_ENDPOINT", "https://mirror.example/", "hf_endpoint", "https://mirror.example"),
+        ("HF_ENDPOINT", "", "hf_endpoint", None),
     ],
 )
 def test_each_is_read_when_it_is_asked_for(

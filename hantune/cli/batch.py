@@ -19,6 +19,7 @@ def batch(
     output: Annotated[Path, typer.Option("--output", help="回答写到这里, 每行一个 JSON, 顺序和输入相同")],
     adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
     base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
+    load: Annotated[str, typer.Option("--load", metavar="BITS", help="省内存: 8bit 或 4bit; full = 原样")] = "full",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一个回答最多多少个词元")] = 256,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="一起生成几个回答 (不影响结果)")] = 8,
     temperature: Annotated[float, typer.Option("--temperature", help="0 = 每次都选最可能的; 越大越多变")] = 0.0,
@@ -33,7 +34,7 @@ def batch(
     from hantune.infer.sample import SamplingParams
 
     params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    engine = open_engine(model, adapter=adapter, base=base)
+    engine = open_engine(model, adapter=adapter, base=base, load=load)
     counts = answer_file(engine, input, output, params, batch_size=batch_size)
     text = f"√ {counts['answers']} 个回答写到 {output}"
     if counts["errors"]:

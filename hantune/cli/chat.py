@@ -27,6 +27,7 @@ def chat(
     ] = None,
     adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
     base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
+    load: Annotated[str, typer.Option("--load", metavar="BITS", help="省内存: 8bit 或 4bit; full = 原样")] = "full",
     prompt_file: Annotated[Path | None, typer.Option("--prompt-file", help="回答这个 JSON 文件里的每段对话")] = None,
     system: Annotated[str | None, typer.Option("--system", help="系统提示")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一次回答最多多少个词元")] = 256,
@@ -45,7 +46,7 @@ def chat(
     params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     dialogues = None if prompt_file is None else read_dialogues(prompt_file)
     question = None if dialogues is not None or sys.stdin.isatty() else _piped_question()
-    engine = open_engine(model or _latest(), adapter=adapter, base=base)
+    engine = open_engine(model or _latest(), adapter=adapter, base=base, load=load)
     if dialogues is not None:
         return _dialogues_answer(dialogues, answer_dialogues(engine, dialogues, params))
     if question is not None:

@@ -8,6 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
+from hantune.cli.model_convert import convert_command
+from hantune.cli.model_expand import expand_command
+from hantune.cli.model_export import export_command
+from hantune.cli.model_get import get_command
 from hantune.paths import quoted
 
 app = new_app("新建, 检查, 合并模型")
@@ -39,18 +43,26 @@ def init(
     return Answer(result=result, text=text)
 
 
+command(app, "get")(get_command)
+
+
 @command(app, "check")
 def check(
     folder: Annotated[str, typer.Argument(metavar="文件夹", help="模型文件夹, 或 Hugging Face 上的名字")],
+    deep: Annotated[bool, typer.Option("--deep", help="读完所有权重, 找 NaN 和无穷大 (平时只抽查)")] = False,
 ) -> Answer:
-    """检查模型文件夹: 文件齐不齐, 权重和配置, 分词器和词表对不对得上 (不读权重, 几秒钟).
+    """检查模型文件夹: 文件齐不齐, 权重和配置, 分词器和词表对不对得上 (只读文件头, 一秒以内).
 
     例子:  hantune model check m110
     """
     from hantune.models.check import check_model
 
-    result = check_model(folder)
+    result = check_model(folder, deep=deep)
     return Answer(result=result, text=check_text(result))
+
+
+command(app, "convert")(convert_command)
+command(app, "expand-vocab")(expand_command)
 
 
 def check_text(result: dict[str, Any]) -> str:
@@ -81,21 +93,30 @@ def merge(
     from hantune.models.merge import merge as merge_adapter
 
     result = merge_adapter(adapter, out, base=base)
+    if result["run"]:
+        from hantune.paths import RunFolder, write_file
+        from hantune.report.card import model_card
+
+        write_file(out / "README.md", model_card(RunFolder(Path(result["run"])), merged=True))
     return Answer(result=result, text=merge_text(result))
 
 
 def merge_text(result: dict[str, Any]) -> str:
     """What was merged and how equal it is."""
     proof = result["proof"]
-    tokens = proof["equal_tokens"] + proof["flips"]
     lines = [
-        f"√ 合并后的模型在 {result['folder']} ({megabytes(result['bytes'])}, {result['seconds']:.0f} 秒)",
+        f"√ 合并后的模型在 {result['folder']} ({megabytes(result['bytes'])}; "
+        f"写 {result['write_seconds']:.0f} 秒, 核对 {result['seconds'] - result['write_seconds']:.0f} 秒)",
         f"  改了 {result['tensors']} 个张量中的 {result['merged_tensors']} 个, 存成 {result['dtype']}",
-        f"  核对: 输出最多相差 {proof['difference']:.1e} (允许 {proof['tolerance']:.0e}); "
-        f"回答的 {tokens} 个词元有 {proof['equal_tokens']} 个相同",
+        f"  核对: 每个权重都对; 输出最多相差 {proof['difference']:.1e} (允许 {proof['tolerance']:.0e}); "
+        f"{proof['positions']} 处选词有 {proof['equal_tokens']} 处相同",
+        *["  适配器是在 4 比特 (NF4) 的底座上练的, 合并的是它当时看到的权重"] * result["base_in_4_bits"],
         f"下一步  hantune chat {quoted(result['folder'])}",
     ]
     return "\n".join(lines)
+
+
+command(app, "export")(export_command)
 
 
 def millions(count: int) -> str:

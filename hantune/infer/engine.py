@@ -282,10 +282,12 @@ def open_engine(
     base: str | Path | None = None,
     device: str = "auto",
     dtype: torch.dtype | None = None,
+    load: str = "full",
 ) -> Engine:
     """The engine of a model, adapter or run folder, or of a hub name, with the template it was trained with.
 
-    ``dtype`` None: float32 on a CPU, bfloat16 on a card that has it, else float16.
+    ``dtype`` None: float32 on a CPU, bfloat16 on a card that has it, else float16. ``load``: ``full``, ``8bit`` or
+    ``4bit`` weights; an adapter stays in full precision on top of them.
     Raises: what ``models.locate`` and ``models.load`` raise.
     """
     from hantune.data.tokens import Encoder
@@ -296,7 +298,7 @@ def open_engine(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     located = locate(path, adapter=adapter, base=base)
-    model = load_model(located.base, dtype=dtype or default_dtype(device), device=device)
+    model = load_model(located.base, dtype=dtype or default_dtype(device), device=device, load=load)
     if located.adapter is not None:
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))

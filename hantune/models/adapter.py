@@ -14,12 +14,14 @@ import torch
 from hantune.config.schema import AdapterSection
 from hantune.errors import ConfigError, ModelError, TrainError
 from hantune.models.folder import require_no_pointer
+from hantune.models.headers import read_header
 from hantune.models.record import base_entry, dress
-from hantune.models.shards import read_header
 from hantune.paths import new_folder
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+NEW_ROWS = "hantune_new_rows"
+"""``[first, end]`` in a model's ``config.json``: rows of a larger vocabulary that nothing has taught yet."""
 SMALLEST_BYTES = 1024
 """A file below this holds no matrix: alpaca-lora's empty adapters had 443 bytes."""
 
@@ -27,7 +29,8 @@ SMALLEST_BYTES = 1024
 def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
     """``model`` as a PeftModel: base frozen, A random from ``seed`` alone, B zero, both float32.
 
-    The global random generators are neither read nor moved.
+    New rows of a larger vocabulary (embedding and head) are trained and saved with it. The global random generators
+    are neither read nor moved.
 
     Raises: ConfigError ``adapter.no-such-layer`` naming the layers there are.
     """
@@ -43,11 +46,27 @@ def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
         lora_dropout=section.dropout,
         target_modules=targets,
         use_rslora=section.use_rslora,
+        trainable_token_indices=new_rows(model),
     )
     # Not torch.manual_seed: that would also move the generators of the cards. PEFT draws A on the CPU.
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.default_generator.manual_seed(seed)
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:  # PEFT leaves new rows in the base's dtype, where small steps round away
+            parameter.data = parameter.data.float()
+    return wrapped
+
+
+def new_rows(model: Any) -> dict[str, list[int]] | None:
+    """The untaught rows of embedding and head by layer name, as PEFT wants them; a tied head goes with its twin."""
+    span = getattr(model.config, NEW_ROWS, None)
+    if not span:
+        return None
+    is_tied = model.config.tie_word_embeddings
+    ends = [model.get_input_embeddings(), *([] if is_tied else [model.get_output_embeddings()])]
+    names = [name for end in ends for name, module in model.named_modules() if module is end]
+    return {name.rsplit(".", 1)[-1]: list(range(*span)) for name in names}
 
 
 @contextlib.contextmanager
@@ -138,12 +157,13 @@ def _has_moved(path: Path) -> bool:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if not _is_first_factor(name)]  # noqa: SIM118  (not a dict)
+        names = [name for name in file.keys() if not _is_never_zero(name)]  # noqa: SIM118  (not a dict)
         return any(bool(file.get_tensor(name).any()) for name in names)
 
 
-def _is_first_factor(name: str) -> bool:
-    return ".lora_A." in name or name.endswith(".lora_embedding_A")
+def _is_never_zero(name: str) -> bool:
+    """A, and new rows of a vocabulary, are not zero to begin with."""
+    return ".lora_A." in name or name.endswith(".lora_embedding_A") or ".token_adapter." in name
 
 
 def require_adapter(folder: Path, *, untrained: bool = False) -> None:

@@ -1,4 +1,8 @@
-"""What a LoRA adapter changes, one base tensor at a time: W' = W + scaling * B @ A in float32 (arXiv:2106.09685)."""
+"""What a LoRA adapter changes, one base tensor at a time, in float32, a run of rows at a time.
+
+LoRA (arXiv:2106.09685): W' = W + scaling * B @ A. DoRA (arXiv:2402.09353): each row of that sum, which is the weight
+vector of one output, is stretched to the learned magnitude.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,15 @@ from hantune.paths import quoted
 
 PREFIX = "base_model.model."
 PLAIN_SETTINGS = (
-    "use_dora", "use_qalora", "layer_replication", "target_parameters", "use_bdlora", "kasa_config", "velora_config",
+    "use_qalora", "layer_replication", "target_parameters", "use_bdlora", "kasa_config", "velora_config",
     "alora_invocation_tokens", "arrow_config", "monteclora_config",
 )  # fmt: skip
-"""Settings of PEFT's LoraConfig under which W' is not W + scaling * B @ A."""
+"""Settings of PEFT's LoraConfig under which W' is not made as below."""
 
-Change = Callable[[Tensor], Tensor]
-"""From a base tensor in float32 to the merged one in float32."""
+RowChange = Callable[[Tensor, int], Tensor]
+"""From rows of a base tensor in float32, and the number of the first, to the merged rows; may write into them."""
+Change = Callable[[], RowChange]
+"""Reads what the adapter has for one tensor."""
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Parts:
     a: str = ""
     b: str = ""
     b_bias: str = ""
+    magnitude: str = ""
     is_embedding: bool = False
     tokens: str = ""
 
@@ -87,6 +94,7 @@ def _sort_in(key: str, layers: dict[str, Parts], deltas: Deltas, file: Any, fold
     for ending, part, is_embedding in (
         (".lora_A.weight", "a", False), (".lora_B.weight", "b", False), (".lora_B.bias", "b_bias", False),
         (".lora_embedding_A", "a", True), (".lora_embedding_B", "b", True),
+        (".lora_magnitude_vector", "magnitude", False),
         (".token_adapter.trainable_tokens_delta", "tokens", False),
     ):  # fmt: skip
         if name.endswith(ending):
@@ -96,7 +104,7 @@ def _sort_in(key: str, layers: dict[str, Parts], deltas: Deltas, file: Any, fold
             return
     if "lora_" in name or not name.endswith((".weight", ".bias")):
         raise unsupported(f"不认识张量 {key}", folder)
-    deltas.changes[name.replace(".base_layer.", ".")] = lambda _: file.get_tensor(key).float()
+    deltas.changes[name.replace(".base_layer.", ".")] = _replacement(key, file)
 
 
 def _add_layer(name: str, parts: Parts, config: Any, deltas: Deltas, file: Any, folder: Path) -> None:
@@ -104,14 +112,17 @@ def _add_layer(name: str, parts: Parts, config: Any, deltas: Deltas, file: Any, 
     if parts.tokens:
         deltas.changes[f"{name}.weight"] = _new_rows(parts.tokens, token_rows(config, name), file)
         deltas.rows_only.add(f"{name}.weight")
-    if not (parts.a or parts.b):
+    if not (parts.a or parts.b or parts.magnitude):
         return
-    if not (parts.a and parts.b) or parts.tokens:
-        raise unsupported(f"{name} 的 A 和 B 不成对", folder)
+    if not (parts.a and parts.b) or parts.tokens or (config.use_dora and not parts.magnitude):
+        raise unsupported(f"{name} 的矩阵不齐", folder)
+    is_turned = bool(config.fan_in_fan_out) or parts.is_embedding
+    if parts.magnitude and is_turned:
+        raise unsupported(f"{name} 用了 DoRA, 而它的权重是转置着存的", folder)
     scaling = scaling_of(config, name)
-    deltas.changes[f"{name}.weight"] = _low_rank(parts, scaling, bool(config.fan_in_fan_out), file)
+    deltas.changes[f"{name}.weight"] = _low_rank(parts, scaling, is_turned, file)
     if parts.b_bias:
-        deltas.changes[f"{name}.bias"] = lambda bias: bias + scaling * file.get_tensor(parts.b_bias).float()
+        deltas.changes[f"{name}.bias"] = lambda: _shift(scaling * file.get_tensor(parts.b_bias).float())
 
 
 def scaling_of(config: Any, layer: str) -> float:
@@ -136,23 +147,53 @@ def token_rows(config: Any, layer: str) -> list[int]:
     return list(rows)
 
 
-def _low_rank(parts: Parts, scaling: float, is_transposed: bool, file: Any) -> Change:
-    """W + scaling * B @ A, turned where the base stores (in, out): Conv1D and embeddings."""
+def _low_rank(parts: Parts, scaling: float, is_turned: bool, file: Any) -> Change:
+    """W + scaling * B @ A, turned where the base stores (in, out): Conv1D and embeddings; stretched for DoRA."""
 
-    def change(weight: Tensor) -> Tensor:
-        delta = file.get_tensor(parts.b).float() @ file.get_tensor(parts.a).float()
-        return weight.add_(delta.T if is_transposed or parts.is_embedding else delta, alpha=scaling)
+    def read() -> RowChange:
+        a, b = file.get_tensor(parts.a).float(), file.get_tensor(parts.b).float()
+        left, right = (a.T, b.T) if is_turned else (b, a)
+        magnitude = file.get_tensor(parts.magnitude).float() if parts.magnitude else None
 
-    return change
+        def change(rows: Tensor, start: int) -> Tensor:
+            stop = start + len(rows)
+            rows.addmm_(left[start:stop], right, alpha=scaling)
+            if magnitude is not None:
+                rows *= (magnitude[start:stop] / torch.linalg.norm(rows, dim=1))[:, None]
+            return rows
+
+        return change
+
+    return read
 
 
-def _new_rows(key: str, rows: list[int], file: Any) -> Change:
+def _new_rows(key: str, numbers: list[int], file: Any) -> Change:
     """The base's rows with the trained ones in their places."""
 
-    def change(weight: Tensor) -> Tensor:
-        return weight.index_copy_(0, torch.tensor(rows), file.get_tensor(key).float())
+    def read() -> RowChange:
+        places, trained = torch.tensor(numbers), file.get_tensor(key).float()
 
-    return change
+        def change(rows: Tensor, start: int) -> Tensor:
+            inside = (places >= start) & (places < start + len(rows))
+            return rows.index_copy_(0, places[inside] - start, trained[inside])
+
+        return change
+
+    return read
+
+
+def _replacement(key: str, file: Any) -> Change:
+    """A tensor that was trained whole."""
+
+    def read() -> RowChange:
+        whole = file.get_tensor(key)
+        return lambda rows, start: whole[start : start + len(rows)].float()
+
+    return read
+
+
+def _shift(by: Tensor) -> RowChange:
+    return lambda rows, start: rows + by[start : start + len(rows)]
 
 
 def open_adapter(folder: Path) -> AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from hantune.models.shards import weight_files
+from hantune.models.headers import weight_files
 
 EDGE_BYTES = 64 * 1024
 SAMPLE_BYTES = 4 * 1024

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hantune.errors import ModelError
-from hantune.models.shards import INDEX, read_header, weight_files
+from hantune.models.headers import INDEX, read_header, weight_files
 from hantune.paths import quoted
 
 LFS_START = b"version https://git-lfs"
+PAPERS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+"""What a licence asks to pass on with the weights."""
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
@@ -22,22 +26,37 @@ def require_model(folder: Path) -> list[Path]:
         ``model.no-config``, ``model.bad-config``, ``model.bad-index``, ``model.shard-missing``, ``model.lfs-pointer``,
         ``model.torn-file``.
     """
-    files = weight_files(folder)
-    if not files:
-        raise _no_weights(folder)
-    read_config(folder)
+    for problem in weight_problems(folder):
+        raise problem
+    return weight_files(folder)
+
+
+def weight_problems(folder: Path) -> Iterator[ModelError]:
+    """What is wrong with the config and the weight files, told from names and headers."""
+    try:
+        files = weight_files(folder)
+        if not files:
+            yield _no_weights(folder)
+            return
+        read_config(folder)
+    except ModelError as error:
+        yield error
+        return
     missing = [path.name for path in files if not path.exists()]
     if missing:
-        raise ModelError(
+        yield ModelError(
             "model.shard-missing",
             f"索引里的 {len(files)} 个权重文件缺了 {len(missing)} 个: {'、'.join(missing[:3])}",
             place=str(folder / INDEX),
             hint="把缺的文件补齐 (重新下载或拷贝), 然后 hantune model check 文件夹",
         )
     for path in files:
-        require_no_pointer(path)
-        read_header(path)
-    return files
+        try:
+            if path.exists():
+                require_no_pointer(path)
+                read_header(path)
+        except ModelError as error:
+            yield error
 
 
 def _no_weights(folder: Path) -> ModelError:
@@ -63,14 +82,14 @@ def _no_weights(folder: Path) -> ModelError:
             "model.meta-layout",
             "这是 Meta 原版的权重 (consolidated.*.pth, params.json), 不是 Hugging Face 格式",
             place=str(folder),
-            hint="用 Hugging Face 上同名的 -hf 版本, 或者先转换成 Hugging Face 格式 (safetensors)",
+            hint=f"先转换: hantune model convert {typed} --out 新文件夹 (对话模型加 --chat)",
         )
     if any(name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json")) for name in names):
         return ModelError(
             "model.pickle-only",
             "权重是 pickle 格式 (pytorch_model*.bin): 打开它等于运行里面的程序, hantune 不打开",
             place=str(folder),
-            hint="换同一个模型的 safetensors 版本, 或者在信得过来源时自己转换成 safetensors",
+            hint=f"转换成 safetensors (只读数字, 什么也不运行): hantune model convert {typed} --out 新文件夹",
         )
     inner = [name for name in ("model", "merged", "adapter") if (folder / name).is_dir()]
     hint = "补上 model.safetensors, 或新建: hantune model init 文件夹"
@@ -116,3 +135,21 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint="从原来的模型重新拷一份 config.json",
         ) from error
     return dict(config)
+
+
+def leads_out(path: Path) -> bool:
+    """Whether ``path`` is a link to somewhere outside its folder. The hub's cache, made of links, counts as inside."""
+    root, goal = path.parent.resolve(), path.resolve()
+    in_cache = next((parent for parent in root.parents if parent.name.startswith("models--")), None)
+    return not goal.is_relative_to(root) and not (in_cache and goal.is_relative_to(in_cache / "blobs"))
+
+
+def copy_beside(source: Path, folder: Path, names: Iterable[str]) -> list[str]:
+    """The names of the files (``names`` may hold ``*``) that were copied to ``folder``.
+
+    A link that leads out of ``source`` is left behind: a model from elsewhere must not take somebody's files along.
+    """
+    found = sorted({path for name in names for path in source.glob(name) if path.is_file() and not leads_out(path)})
+    for path in found:
+        shutil.copyfile(path, folder / path.name)
+    return [path.name for path in found]

@@ -12,31 +12,36 @@ import torch
 from hantune.errors import ModelError
 from hantune.models.folder import read_config, require_model
 from hantune.models.hub import local_folder
-from hantune.models.tokenizer import has_tokenizer, load_tokenizer, num_ids
+from hantune.models.quantize import loading_config
+from hantune.models.shapes import require_none
+from hantune.models.tokenizer import has_tokenizer, load_tokenizer, require_room_for_ids
 
 __all__ = ["chat_template", "load_model", "load_tokenizer", "model_type", "require_rows"]
 
-SHOWN = 3
-"""How many tensor names an error names."""
 
-
-def load_model(path: str | Path, *, dtype: torch.dtype, device: str = "cpu", revision: str | None = None) -> Any:
+def load_model(
+    path: str | Path, *, dtype: torch.dtype, device: str = "cpu", revision: str | None = None, load: str = "full"
+) -> Any:
     """The causal language model of a folder or hub id, in eval mode, every parameter from the file and in ``dtype``.
 
-    Code that comes with a model is never run; pickles are never opened.
+    Code that comes with a model is never run; pickles are never opened. ``load``: ``full``, ``8bit`` or ``4bit``; the
+    linear layers but the head are quantised as they are read, and ``dtype`` is that of the rest and of the arithmetic.
 
-    Raises: the ModelErrors of ``require_model``; ModelError ``model.not-found``, ``model.unknown-type``,
+    Raises: the ModelErrors of ``require_model``; ConfigError ``model.unknown-load``; MachineError
+        ``machine.no-bitsandbytes``; ModelError ``model.not-found``, ``model.unknown-type``,
         ``model.keys``, ``model.vocab-too-small``; NetworkError ``hub.unreachable``.
     """
     folder = local_folder(path, revision=revision)
     require_model(folder)
-    model = load_checked(folder, dtype=dtype, device_map=None if device == "cpu" else {"": device})
+    quantization = loading_config(load, dtype)
+    place = None if device == "cpu" and quantization is None else {"": device}
+    model = load_checked(folder, dtype=dtype, device_map=place, quantization=quantization)
     if has_tokenizer(folder):
         require_rows(model, load_tokenizer(folder), place=str(folder))
     return model
 
 
-def load_checked(folder: Path, *, dtype: torch.dtype, device_map: Any = None) -> Any:
+def load_checked(folder: Path, *, dtype: torch.dtype, device_map: Any = None, quantization: Any = None) -> Any:
     """``from_pretrained`` whose findings are errors; ``device_map="meta"`` compares names and shapes without weights.
 
     Raises: ModelError ``model.unknown-type``, ``model.keys``.
@@ -48,32 +53,20 @@ def load_checked(folder: Path, *, dtype: torch.dtype, device_map: Any = None) ->
             folder,
             dtype=dtype,
             device_map=device_map,
+            quantization_config=quantization,
             attn_implementation=attention_of(folder),
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, for all tensors at once
         )
-    problems = [
-        ("缺少", found["missing_keys"]),
-        ("多出", found["unexpected_keys"]),
-        ("形状不符", {f"{name} {tuple(have)}, 应为 {tuple(want)}" for name, have, want in found["mismatched_keys"]}),
-        ("读不出", set(found.get("error_msgs", ()))),
-    ]
-    lines = [_problem(kind, names) for kind, names in problems if names]
-    if lines:
-        raise ModelError(
-            "model.keys",
-            "权重和 config.json 对不上: " + "; ".join(lines),
-            place=str(folder),
-            hint="config.json 和权重要来自同一个模型: 两样一起重新下载或拷贝",
-        )
+    require_none(
+        folder,
+        missing=found["missing_keys"],
+        extra=found["unexpected_keys"],
+        wrong={f"{name} {tuple(have)}, 应为 {tuple(want)}" for name, have, want in found["mismatched_keys"]},
+        broken=set(found.get("error_msgs", ())),
+    )
     return model
-
-
-def _problem(kind: str, names: Any) -> str:
-    shown = sorted(map(str, names))
-    more = f" 等 {len(shown)} 个" if len(shown) > SHOWN else ""
-    return f"{kind} {'、'.join(shown[:SHOWN])}{more}"
 
 
 @contextlib.contextmanager
@@ -124,15 +117,7 @@ def require_rows(model: Any, tokenizer: Any, *, place: str) -> None:
 
     Raises: ModelError ``model.vocab-too-small``.
     """
-    rows, needed = model.get_input_embeddings().weight.shape[0], num_ids(tokenizer)
-    if needed > rows:
-        raise ModelError(
-            "model.vocab-too-small",
-            f"分词器有 {needed} 个编号, 模型的词表只有 {rows} 行: 多出的编号会越界",
-            place=place,
-            hint="换回模型自己的分词器; 多的若是后加的 <PAD>, 从 tokenizer.json (added_tokens) "
-            "和 tokenizer_config.json 里都删掉它",
-        )
+    require_room_for_ids(model.get_input_embeddings().weight.shape[0], tokenizer, place=place)
 
 
 def model_type(path: str | Path) -> str:

@@ -13,9 +13,9 @@ from hantune.log import console
 from hantune.models.adapter import CONFIG, require_adapter
 from hantune.models.fingerprint import fingerprint
 from hantune.models.folder import read_config, require_model
+from hantune.models.headers import weight_files
 from hantune.models.hub import is_hub_id, local_folder
 from hantune.models.record import read_record, stored_template
-from hantune.models.shards import weight_files
 from hantune.models.tokenizer import has_tokenizer, read_chat_template, read_specials
 from hantune.paths import RunFolder, quoted
 
@@ -188,9 +188,11 @@ def _name_of(record: Mapping[str, Any] | None) -> str:
 
 
 def _wrong_base(folder: Path, strangers: list[Path], record: Mapping[str, Any] | None) -> ModelError:
+    wanted = str(((record or {}).get("base") or {}).get("fingerprint"))
     return ModelError(
         "adapter.wrong-base",
-        f"底座不对: 适配器是在 {_name_of(record)} 上训练的, {strangers[0]} 的权重和它不同",
+        f"底座不对: 适配器是在 {_name_of(record)} (指纹 {wanted[:16]}) 上训练的, "
+        f"{strangers[0]} 的指纹是 {fingerprint(strangers[0])[:16]}",
         place=str(folder),
         hint="用训练时的那个底座: --base 底座文件夹",
     )

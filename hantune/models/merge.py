@@ -1,13 +1,15 @@
-"""An adapter folded into its base: streamed tensor by tensor, then proven equal before the folder gets its name.
+"""An adapter folded into its base: streamed a run of rows at a time, then proven equal before the folder gets its name.
 
-Arithmetic is float32 with one rounding to the dtype that the base is stored in. Memory: a few tensors while writing,
-one model while proving.
+Arithmetic is float32 with one rounding to the dtype that the base is stored in. An adapter that was trained on a base
+in 4 bits is merged into what those 4 bits stand for. Memory: one layer, while writing and while proving.
 """
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,23 @@ from torch import Tensor
 
 from hantune.errors import ModelError
 from hantune.log import console
-from hantune.models.adapter import load_adapter
+from hantune.models.adapter import NEW_ROWS, load_adapter
 from hantune.models.check import stored_dtype
 from hantune.models.deltas import Change, Deltas, open_adapter, read_deltas, unsupported
-from hantune.models.folder import read_config
-from hantune.models.load import load_model, model_class
+from hantune.models.folder import PAPERS, copy_beside, read_config
+from hantune.models.load import load_checked, require_rows
 from hantune.models.locate import Located, locate
-from hantune.models.proof import Proof, answer, compare, probe_ids, read_along, require_equal, wrong_weights
+from hantune.models.outline import outline, skeleton
+from hantune.models.proof import DEPTH, Proof, answers, compare, probe_ids, require_equal
+from hantune.models.quantize import recorded, round_trip
 from hantune.models.record import base_entry, dress, read_record
-from hantune.models.shards import TensorSpec, tensor_places, write_tensors
+from hantune.models.room import require_room
+from hantune.models.shards import write_tensors
+from hantune.models.sweep import Folder, Sweep
 from hantune.models.tokenizer import load_tokenizer
+from hantune.models.weights import Tensors, row_blocks
 from hantune.paths import new_folder, quoted, sha256_file, write_json
 
-PAPERS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
-"""What a licence asks to pass on with the weights."""
 NOTABLE_LOSS = 0.3
 """A merge that undoes more than this share of the adapter's effect is warned of."""
 
@@ -52,10 +57,13 @@ def merge(adapter: Path, out: Path, *, base: str | None = None) -> dict[str, Any
             place=str(adapter),
             hint=f"直接用它: hantune chat {quoted(adapter)}",
         )
-    with new_folder(out) as folder:
-        report, plan = _write_merged(located, folder)
+    with new_folder(out) as folder, Tensors(Path(located.base)) as tensors, open_adapter(located.adapter) as file:
+        plan = _Plan(located, tensors, file)
+        require_room(sum(spec.num_bytes for spec in plan.specs.values()), out)
+        report = _write_merged(plan, folder)
         _write_rest(located, folder)
-        proof = _prove(located, folder, plan)
+        written = time.monotonic()
+        proof = _prove(located, plan, folder)
         require_equal(proof, str(adapter))
     if proof.lost > NOTABLE_LOSS:
         console.warn(
@@ -66,126 +74,137 @@ def merge(adapter: Path, out: Path, *, base: str | None = None) -> dict[str, Any
         "folder": str(out),
         "base": located.base,
         "adapter": str(located.adapter),
+        "run": str(located.run) if located.run else None,
         "proof": proof.as_dict(),
+        "write_seconds": round(written - start, 2),
         "seconds": round(time.monotonic() - start, 2),
     }
 
 
-def _write_merged(located: Located, folder: Path) -> tuple[dict[str, Any], _Plan]:
-    """The merged weights and config; how many tensors changed and how large all are; what became of each."""
-    source, adapter = Path(located.base), located.adapter
-    assert adapter is not None
-    config = read_config(source)
-    if config.get("quantization_config"):
-        raise unsupported("底座是量化过的, 只能合并到原精度的底座", source)
-    places = tensor_places(source)
-    with open_adapter(adapter) as file, _Reader() as reader:
-        plan = _Plan(source, places, read_deltas(adapter, file), adapter)
-        specs = {name: places[origin][1] for name, (origin, _) in plan.tensors.items()}
-
-        def tensor_of(name: str) -> Tensor:
-            origin, change = plan.tensors[name]
-            stored = reader.read(places[origin][0], origin)
-            if change is None:
-                return stored
-            return change(stored.to(torch.float32, copy=True)).to(stored.dtype)  # a change writes into what it gets
-
-        num_bytes = sum(spec.num_bytes for spec in specs.values())
-        with console.progress("合并权重", num_bytes >> 20, unit="MB") as bar:
-            files = write_tensors(folder, specs, tensor_of, advance=lambda done: bar.advance(done >> 20))
-    if plan.is_untied:
-        config["tie_word_embeddings"] = False
-    write_json(folder / "config.json", config)
-    report = {
-        "tensors": len(specs), "merged_tensors": plan.num_changed, "bytes": num_bytes, "files": len(files),
-        "dtype": stored_dtype(specs),
-    }  # fmt: skip
-    return report, plan
-
-
 class _Plan:
-    """``tensors``: name in the merged file -> (name in the base's files, its change or None)."""
+    """``sources``: name in the merged files -> (name in the base's files, its change or None)."""
 
-    def __init__(self, source: Path, places: dict[str, tuple[Path, TensorSpec]], deltas: Deltas, adapter: Path) -> None:
-        self.tensors: dict[str, tuple[str, Change | None]] = {name: (name, None) for name in places}
+    def __init__(self, located: Located, tensors: Tensors, file: Any) -> None:
+        assert located.adapter is not None
+        self.base, self.adapter, self.tensors = Path(located.base), located.adapter, tensors
+        self.config = read_config(self.base)
+        if self.config.get("quantization_config"):
+            raise unsupported("底座是量化过的, 只能合并到原精度的底座", self.base)
+        self.nf4 = recorded(read_record(self.adapter), str(self.adapter))
+        self.outline = outline(skeleton(self.base))
+        self.sources: dict[str, tuple[str, Change | None]] = {name: (name, None) for name in tensors.specs}
         self.is_untied = False
-        model = _skeleton(source)
-        self._prefix = model.base_model_prefix + "."
-        tied = _tied_pair(model)
+        self._take(read_deltas(self.adapter, file))
+        stored = (self.outline.stored(name, tensors) for name in self.outline.linear)
+        self.in_4_bits = {name for name in stored if name} if self.nf4 else set()
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        """What is to be written."""
+        return {name: self.tensors.specs[origin] for name, (origin, _) in self.sources.items()}
+
+    @property
+    def num_changed(self) -> int:
+        """How many tensors the adapter changes."""
+        return sum(change is not None for _, change in self.sources.values())
+
+    def _take(self, deltas: Deltas) -> None:
+        tied = self.outline.tied
+        if deltas.rows_only:  # new rows of a larger vocabulary: taught now
+            self.config.pop(NEW_ROWS, None)
         for name, change in deltas.changes.items():
-            wanted = (name, *tied) if name in tied else (name,)
-            stored = next((spelt for n in wanted for spelt in self._spellings(n) if spelt in places), None)
+            stored = self.outline.stored(name, self.tensors)
             if stored is None:
-                raise unsupported(f"底座的文件里没有 {name}", adapter)
+                raise unsupported(f"底座的文件里没有 {name}", self.adapter)
             if name in tied and name not in deltas.rows_only:
                 self._untie(stored, tied, name, change)
             else:
-                self.tensors[stored] = (stored, change)
-        self.num_changed = sum(change is not None for _, change in self.tensors.values())
-
-    def _spellings(self, name: str) -> tuple[str, ...]:
-        """How files may spell a parameter: some (BLOOM's) leave the prefix of the body away."""
-        return name, name.removeprefix(self._prefix), self._prefix + name
-
-    def merged_name(self, name: str) -> str:
-        """The merged file's name of a parameter that the adapter changes."""
-        return next(spelt for spelt in self._spellings(name) if spelt in self.tensors)
+                self.sources[stored] = (stored, change)
 
     def _untie(self, stored: str, tied: tuple[str, ...], name: str, change: Change) -> None:
         """Embedding and head share one tensor in the base; the adapter changes one of them, so each gets its own."""
-        _, shared = self.tensors.get(stored, (stored, None))
+        _, shared = self.sources.get(stored, (stored, None))
         if not self.is_untied:
-            del self.tensors[stored]
-            self.tensors |= dict.fromkeys(tied, (stored, shared))
+            del self.sources[stored]
+            self.sources |= dict.fromkeys(tied, (stored, shared))
             self.is_untied = True
-        self.tensors[name] = (stored, change)
+        self.sources[name] = (stored, change)
+
+    def rows(self, name: str) -> Iterator[Tensor]:
+        """The merged tensor ``name`` in order, some rows at a time.
+
+        Raises: ModelError ``merge.not-finite``.
+        """
+        origin, change = self.sources[name]
+        change_rows = change() if change else None
+        for start, rows in self._base_rows(origin):
+            merged = rows
+            if change_rows:
+                merged = change_rows(rows.to(torch.float32, copy=True), start)
+            if merged.is_floating_point() and not math.isfinite(merged.sum()):
+                self._require_finite(name, rows, merged)
+            yield merged.to(rows.dtype)
+
+    def _base_rows(self, origin: str) -> Iterator[tuple[int, Tensor]]:
+        """The base's tensor as the adapter was trained on it."""
+        if self.nf4 is None or origin not in self.in_4_bits:
+            return self.tensors.blocks(origin)
+        whole = self.tensors.read(origin)
+        seen = round_trip(whole, self.nf4).to(whole.dtype)
+        return ((start, seen[start:stop]) for start, stop in row_blocks(self.tensors.specs[origin]))
+
+    def _require_finite(self, name: str, base: Tensor, merged: Tensor) -> None:
+        """A sum that overflows is no fault; a single NaN or infinity is."""
+        if bool(merged.isfinite().all()):
+            return
+        is_base = not bool(base.isfinite().all())
+        raise ModelError(
+            "merge.not-finite",
+            f"{'底座' if is_base else '适配器'}的 {name} 里有 NaN 或无穷大: 合并出来的模型不会说话. 没有留下任何文件",
+            place=str(self.base if is_base else self.adapter),
+            hint="重新下载或拷贝底座" if is_base else "换一个没有练坏的检查点: 看运行文件夹的 checkpoints/",
+        )
 
 
-def _skeleton(source: Path) -> Any:
-    """The base's architecture without memory."""
-    config, family = model_class(source)
-    with torch.device("meta"):
-        return family(config)
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small blocks are not worth waiting for other threads, and the one that writes needs a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _tied_pair(model: Any) -> tuple[str, ...]:
-    """The parameter names of embedding and head if they are one tensor, else nothing."""
-    if not model.config.tie_word_embeddings:
-        return ()
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return tuple(f"{name}.weight" for end in ends for name, module in model.named_modules() if module is end)
+def _write_merged(plan: _Plan, folder: Path) -> dict[str, Any]:
+    """The merged weights and config; how many tensors changed and how large all are."""
+    specs = plan.specs
+    num_bytes = sum(spec.num_bytes for spec in specs.values())
+    with console.progress("合并权重", num_bytes >> 20, unit="MB") as bar:
+        done = 0
 
+        def advance(count: int) -> None:
+            nonlocal done
+            bar.advance(((done + count) >> 20) - (done >> 20))
+            done += count
 
-class _Reader:
-    """Tensors of the base, with one file open at a time."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._file: Any = None
-
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file = None
-
-    def read(self, path: Path, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        if path != self._path:
-            self._path, self._file = path, safe_open(path, framework="pt")
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+        with _one_thread():
+            files = write_tensors(folder, specs, plan.rows, advance=advance)
+    if plan.is_untied:
+        plan.config["tie_word_embeddings"] = False
+    write_json(folder / "config.json", plan.config)
+    return {
+        "tensors": len(specs), "merged_tensors": plan.num_changed, "bytes": num_bytes, "files": len(files),
+        "dtype": stored_dtype(specs), "base_in_4_bits": plan.nf4 is not None,
+    }  # fmt: skip
 
 
 def _write_rest(located: Located, folder: Path) -> None:
     """Generation settings, licence, tokenizer, template and where the model comes from."""
     source, adapter = Path(located.base), located.adapter
     assert adapter is not None
-    for pattern in ("generation_config.json", *PAPERS):
-        for path in sorted(source.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+    copy_beside(source, folder, ("generation_config.json", *PAPERS))
     record = read_record(adapter) or {}
     info: dict[str, Any] = {key: record[key] for key in ("data", "metrics") if key in record}
     info["adapter"] = {"sha256": sha256_file(adapter / "adapter_model.safetensors")}
@@ -199,22 +218,29 @@ def _write_rest(located: Located, folder: Path) -> None:
     )
 
 
-def _prove(located: Located, folder: Path, plan: _Plan) -> Proof:
-    """Base + adapter (PEFT) against the merged folder, one after the other in memory."""
-    assert located.adapter is not None
-    places = tensor_places(folder)
-    dtype = getattr(torch, stored_dtype({name: spec for name, (_, spec) in places.items()}))
-    prompts = probe_ids(load_tokenizer(located.tokenizer_path), located.template)
-    with console.progress("核对", 2, unit="个模型") as bar, _Reader() as reader:
-        tuned = load_adapter(load_model(located.base, dtype=dtype), located.adapter)
-        reference = answer(tuned, prompts)
-        with tuned.disable_adapter():
-            untouched = read_along(tuned, prompts, reference.ids)
-        wrong = wrong_weights(
-            tuned, lambda name: reader.read(places[plan.merged_name(name)][0], plan.merged_name(name))
-        )
-        del tuned
+def _prove(located: Located, plan: _Plan, folder: Path) -> Proof:
+    """Base + adapter (PEFT) against the merged folder, layer by layer."""
+    load_checked(folder, dtype=torch.float32, device_map="meta")  # names and shapes are those of the model's code
+    tokenizer = load_tokenizer(located.tokenizer_path)
+    prompts = probe_ids(tokenizer, located.template)
+    parameters = sum(math.prod(spec.shape) for spec in plan.specs.values())
+    with console.progress("核对", 1, unit="遍") as bar, Tensors(folder) as written:
+        bones = skeleton(plan.base)
+        require_rows(bones, tokenizer, place=str(plan.base))
+        tuned = load_adapter(bones, plan.adapter)
+        sweep = Sweep(tuned, Folder(plan.tensors, plan.outline, plan.nf4), Folder(written, plan.outline))
+        found = answers(sweep, prompts, parameters=parameters)
+        wrong = sweep.findings.wrong_weights + _others(plan, written, sweep.findings.checked)
         bar.advance()
-        logits = read_along(load_model(folder, dtype=dtype), prompts, reference.ids)
-        bar.advance()
-    return compare(reference, untouched, logits, dtype, wrong=wrong)
+    dtype = getattr(torch, stored_dtype(written.specs))
+    return compare(found, dtype, wrong=wrong, layers=getattr(bones.config, "num_hidden_layers", DEPTH))
+
+
+def _others(plan: _Plan, written: Tensors, checked: set[str]) -> int:
+    """How many elements differ in tensors that no module of the model used, or in ones that should not be there."""
+    wrong = sum(math.prod(written.specs[name].shape) for name in written.specs.keys() - plan.sources.keys())
+    for name in plan.sources.keys() - checked:
+        origin, _ = plan.sources[name]
+        for (_, its), (_, mine) in zip(plan.tensors.blocks(origin), written.blocks(name), strict=True):
+            wrong += int((its != mine).sum())
+    return wrong

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hantune.models.adapter import NEW_ROWS
 from hantune.models.load import quiet_transformers
 from hantune.models.record import base_entry, dress
 from hantune.models.shards import SHARD_BYTES
@@ -22,6 +23,7 @@ def save_model(
     Raises: MachineError ``machine.disk-full``.
     """
     entry = base_entry(base, folder) if base else None
+    vars(model.config).pop(NEW_ROWS, None)  # all rows were trained
     with new_folder(folder, replace=True) as temporary, quiet_transformers():
         model.save_pretrained(temporary, max_shard_size=SHARD_BYTES)
         dress(temporary, tokenizer=tokenizer, template=template, base=entry, info=info)

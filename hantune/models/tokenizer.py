@@ -99,6 +99,22 @@ def num_ids(tokenizer: Any) -> int:
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
+def require_room_for_ids(rows: int, tokenizer: Any, *, place: str) -> None:
+    """Nothing, if each of the tokenizer's ids has one of the model's ``rows``.
+
+    Raises: ModelError ``model.vocab-too-small``.
+    """
+    needed = num_ids(tokenizer)
+    if needed > rows:
+        raise ModelError(
+            "model.vocab-too-small",
+            f"分词器有 {needed} 个编号, 模型的词表只有 {rows} 行: 多出的编号会越界",
+            place=place,
+            hint="换回模型自己的分词器; 多的若是后加的 <PAD>, 从 tokenizer.json (added_tokens) "
+            "和 tokenizer_config.json 里都删掉它",
+        )
+
+
 def read_chat_template(folder: Path) -> str | None:
     """The Jinja chat template that ``folder`` ships, or None. ``chat_template.jinja`` goes before the config's."""
     if (folder / "chat_template.jinja").is_file():

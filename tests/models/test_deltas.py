@@ -28,7 +28,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "embedding": {"target_modules": ["embed_tokens", "o_proj"]},
     "rows": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 260, 7]}},
     "first-rows": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]},
-}
+    "both-rows": {
+        "target_modules": ["q_proj"],
+        "trainable_token_indices": {"embed_tokens": [3, 260, 7], "lm_head": [3, 260, 7]},
+    },
+    "dora": {"target_modules": "all-linear", "use_dora": True},
+    "dora-patterns": {
+        "target_modules": ["q_proj", "up_proj"], "use_dora": True, "use_rslora": True, "rank_pattern": {"up_proj": 2},
+    },
+}  # fmt: skip
+
+
+def whole(change: Any, weight: torch.Tensor, step: int = 7) -> torch.Tensor:
+    """A change carried out some rows at a time."""
+    if change is None:
+        return weight
+    rows = change()
+    return torch.cat([rows(part.clone(), number * step) for number, part in enumerate(weight.split(step))])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -42,8 +58,8 @@ def test_the_changes_are_those_of_peft(name: str, tiny_llama: Any, sp_tokenizer:
         deltas = read_deltas(tmp_path, file)
         assert deltas.changes.keys() <= merged.keys()
         for key, parameter in base.named_parameters():
-            change = deltas.changes.get(key, lambda weight: weight)
-            torch.testing.assert_close(change(parameter.detach().clone()), merged[key].detach(), rtol=1e-5, atol=1e-6)
+            found = whole(deltas.changes.get(key), parameter.detach())
+            torch.testing.assert_close(found, merged[key].detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -57,8 +73,8 @@ def test_conv1d_is_turned(byte_tokenizer: Any, tmp_path: Path) -> None:
     merged = dict(tuned.merge_and_unload().named_parameters())
     with open_adapter(tmp_path) as file:
         for key, change in read_deltas(tmp_path, file).changes.items():
-            weight = base.get_parameter(key).detach().clone()
-            torch.testing.assert_close(change(weight), merged[key].detach(), rtol=1e-5, atol=1e-6)
+            found = whole(change, base.get_parameter(key).detach())
+            torch.testing.assert_close(found, merged[key].detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_scaling_is_by_rank_or_its_root() -> None:
@@ -74,14 +90,16 @@ def test_scaling_is_by_rank_or_its_root() -> None:
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": True, "target_modules": ["v_proj", "embed_tokens"]}, "DoRA"),
         ({"target_parameters": ["q_proj.weight"]}, "target_parameters"),
     ],
 )
 def test_what_is_no_plain_sum_is_refused(
     config: dict[str, Any], word: str, tiny_llama: Any, sp_tokenizer: Any, tmp_path: Path
 ) -> None:
-    tuned = move(get_peft_model(tiny_llama(sp_tokenizer), LoraConfig(r=4, target_modules=["v_proj"], **config)))
+    tuned = move(
+        get_peft_model(tiny_llama(sp_tokenizer), LoraConfig(**{"r": 4, "target_modules": ["v_proj"], **config}))
+    )
     tuned.save_pretrained(tmp_path, save_embedding_layers=False)
     with open_adapter(tmp_path) as file, pytest.raises(ModelError) as caught:
         read_deltas(tmp_path, file)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hantune.errors import ModelError
-from hantune.models.folder import read_config, require_model
+from hantune.models.folder import copy_beside, leads_out, read_config, require_model, weight_problems
 from hantune.models.load import load_model
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 13\n"
@@ -118,3 +118,25 @@ def test_an_empty_folder_of_a_run_points_inside(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         require_model(tmp_path)
     assert "adapter" in str(caught.value.hint)
+
+
+def test_every_broken_file_is_told(model: Path) -> None:
+    _shard_missing(model)
+    (model / "model-00001-of-00002.safetensors").write_bytes(POINTER)
+    assert [problem.code for problem in weight_problems(model)] == ["model.shard-missing", "model.lfs-pointer"]
+
+
+def test_links_out_of_a_folder_are_seen_and_not_followed(tmp_path: Path) -> None:
+    for name in ("model", "cache/models--a--b/snapshots/r", "cache/models--a--b/blobs", "out"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "secret").write_text("key", encoding="utf-8")
+    (tmp_path / "model" / "LICENSE").write_text("text", encoding="utf-8")
+    (tmp_path / "model" / "LICENSE.2").symlink_to("LICENSE")
+    (tmp_path / "model" / "NOTICE").symlink_to(tmp_path / "secret")
+    (tmp_path / "cache/models--a--b/blobs/f").touch()
+    cached = tmp_path / "cache/models--a--b/snapshots/r"
+    (cached / "f").symlink_to("../../blobs/f")
+    (cached / "g").symlink_to(tmp_path / "secret")
+    assert [leads_out(path) for path in sorted((tmp_path / "model").iterdir())] == [False, False, True]
+    assert [leads_out(cached / name) for name in "fg"] == [False, True]
+    assert copy_beside(tmp_path / "model", tmp_path / "out", ("LICENSE*", "NOTICE*")) == ["LICENSE", "LICENSE.2"]
