@@ -53,8 +53,8 @@ NETWORK = {
     "modelscope", "modelscope_hub",
 }  # fmt: skip
 ONLINE = (
-    "hantune/models/hub.py", "hantune/models/listing.py", "hantune/models/transfer.py", "hantune/models/publish.py",
-    "hantune/data/sources.py", "hantune/serve/", "hantune/ui/",
+    "hantune/models/hub.py", "hantune/models/fetch/listing.py", "hantune/models/fetch/transfer.py",
+    "hantune/models/export/publish.py", "hantune/data/sources.py", "hantune/serve/", "hantune/ui/",
 )  # fmt: skip
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 

@@ -113,7 +113,7 @@ def run_copy(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
 
 def run_hantune(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
     """Our merge, proof included."""
-    from hantune.models import merge as merging
+    from hantune.models.merge import merge as merging
 
     prove, imported = merging._prove, time.process_time()
     spent: dict[str, float] = {}

@@ -71,7 +71,7 @@ def documents(folder: Path, part: Any) -> list[str]:
 
 def english_lines(data: Path) -> list[str]:
     """Every text of the English alpaca file that has no East Asian character."""
-    from hantune.models.vocab_pieces import RUN
+    from hantune.models.vocab.pieces import RUN
 
     records = json.loads((data / "alpaca" / "alpaca_en_999.json").read_bytes())
     return [
@@ -81,8 +81,8 @@ def english_lines(data: Path) -> list[str]:
 
 def tokens(data: Path, work: Path, base: Path) -> dict[str, Any]:
     """Tokens a character before and after, for three vocabularies; and that English kept its ids."""
-    from hantune.models.vocab import expand_vocab
-    from hantune.models.vocab_files import Vocabulary, open_model
+    from hantune.models.vocab.expand import expand_vocab
+    from hantune.models.vocab.files import Vocabulary, open_model
 
     corpora = list(map(str, prepare_corpora(data, work)))
     tokenizers = data / "tokenizers"
@@ -100,7 +100,7 @@ def tokens(data: Path, work: Path, base: Path) -> dict[str, Any]:
     chinese_llama_2 = open_model(tokenizers / "chinese-llama-2" / "tokenizer.model")
     rows = []
     for mine, theirs, folder in zip(report["measured"], listed["measured"], corpora, strict=True):
-        from hantune.models.vocab_text import read_source
+        from hantune.models.vocab.text import read_source
 
         held = read_source(folder).held
         third = sum(map(len, chinese_llama_2.encode(held))) / sum(map(len, held))
@@ -182,9 +182,9 @@ def rows(work: Path, base: Path, steps: int, seeds: int, save: Any) -> list[dict
     from hantune.config.schema import AdapterSection
     from hantune.models.adapter import attach_lora
     from hantune.models.load import load_model
-    from hantune.models.vocab_files import Vocabulary
-    from hantune.models.vocab_proof import bits_per_character, pick_bits_texts
-    from hantune.models.vocab_rows import write_expanded
+    from hantune.models.vocab.files import Vocabulary
+    from hantune.models.vocab.proof import bits_per_character, pick_bits_texts
+    from hantune.models.vocab.rows import write_expanded
 
     old, new = Vocabulary(base), Vocabulary(work / "expanded-mean")
     pieces = sorted((number, piece) for piece, number in new.pieces.items() if number >= old.num_ids)

@@ -90,7 +90,7 @@ def merge(
 
     例子:  hantune model merge runs/demo --out merged
     """
-    from hantune.models.merge import merge as merge_adapter
+    from hantune.models.merge.merge import merge as merge_adapter
 
     result = merge_adapter(adapter, out, base=base)
     if result["run"]:

@@ -23,7 +23,7 @@ def convert_command(
 
     例子:  hantune model convert llama-2-7b-chat --out llama2-chat --chat
     """
-    from hantune.models.convert import convert
+    from hantune.models.convert.convert import convert
 
     result = convert(folder, out, chat=chat, vocab_size=vocab_size)
     return Answer(result=result, text=convert_text(result))

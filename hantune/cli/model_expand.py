@@ -56,7 +56,7 @@ def expand_command(
             "要说词从哪里来: --corpus, --sp-model, --pieces 写一个 (后两个只能写一个, 可以再加 --corpus 来量效果)",
             hint="hantune model expand-vocab 模型 --out 新文件夹 --corpus 数据",
         )
-    from hantune.models.vocab import expand_vocab
+    from hantune.models.vocab.expand import expand_vocab
 
     result = expand_vocab(
         folder,

@@ -23,7 +23,7 @@ def export_command(
 
     例子:  hantune model export merged --to ollama --out ollama
     """
-    from hantune.models.export import export
+    from hantune.models.export.export import export
 
     result = export(model, to, out, kind=kind)
     return Answer(result=result, text=export_text(result))

@@ -12,7 +12,7 @@ import typer
 from hantune.cli.frame import Answer, command, new_app
 
 if TYPE_CHECKING:
-    from hantune.models.publish import Plan
+    from hantune.models.export.publish import Plan
 
 app = new_app("发布模型或适配器")
 TITLES = {"hf": "Hugging Face", "modelscope": "ModelScope (魔搭)"}
@@ -41,8 +41,8 @@ def publish(
     例子:  hantune publish runs/demo --to hf --repo 你的用户名/chat
     """
     from hantune.errors import RefusedError
-    from hantune.models.publish import CARD, plan, require_no_private_data
-    from hantune.models.publish import publish as send
+    from hantune.models.export.publish import CARD, plan, require_no_private_data
+    from hantune.models.export.publish import publish as send
 
     planned = plan(folder)
     if not allow_private:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from hantune.errors import ModelError, RefusedError
 from hantune.log import console
+from hantune.models.convert.plain import read_plain
 from hantune.models.fingerprint import fingerprint
 from hantune.models.finite import faults
 from hantune.models.folder import leads_out, read_config, require_no_pointer, weight_problems
 from hantune.models.headers import INDEX, LONG_NAMES, TensorSpec, read_index, tensor_places, weight_files
 from hantune.models.hub import local_folder
-from hantune.models.plain import read_plain
 from hantune.models.record import read_record
 from hantune.models.shapes import expected_shapes, require_tensors
 from hantune.models.tokenizer import (

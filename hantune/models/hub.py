@@ -20,10 +20,10 @@ from hantune.data.hubs import PREFIXES
 from hantune.env import environment
 from hantune.errors import ModelError, NetworkError, RunError
 from hantune.log import console
-from hantune.models.listing import Listing, list_model, problem_of
-from hantune.models.needed import SOURCE, choose
-from hantune.models.part import Proof
-from hantune.models.transfer import RefusedByServer, transfer
+from hantune.models.fetch.listing import Listing, list_model, problem_of
+from hantune.models.fetch.needed import SOURCE, choose
+from hantune.models.fetch.part import Proof
+from hantune.models.fetch.transfer import RefusedByServer, transfer
 from hantune.paths import disk_errors, held, write_json
 
 _WORD = r"[A-Za-z0-9_][\w.-]*"

@@ -66,7 +66,7 @@ def finetune(job: Job) -> JobResult:
 
     Raises: DataError, ModelError, RefusedError, TrainError; what was finished stays on disk.
     """
-    from hantune.models.merge import merge
+    from hantune.models.merge.merge import merge
     from hantune.report.card import write_cards
     from hantune.report.page import write_report
     from hantune.train.run import train

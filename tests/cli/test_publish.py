@@ -12,7 +12,7 @@ import pytest
 
 from hantune.cli import main
 from hantune.data.prepare import prepare
-from hantune.models import publish as module
+from hantune.models.export import publish as module
 from hantune.models.record import read_record
 from hantune.paths import write_json
 

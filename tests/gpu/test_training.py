@@ -88,7 +88,7 @@ def test_merge_and_answers_on_a_card(tiny_llama_folder: Path, tmp_path: Path) ->
     from hantune.data.types import Message
     from hantune.infer.engine import open_engine
     from hantune.infer.sample import SamplingParams
-    from hantune.models.merge import merge
+    from hantune.models.merge.merge import merge
     from hantune.train.run import train
 
     run = train(make_config(tiny_llama_folder, tmp_path / "run")).run

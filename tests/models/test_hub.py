@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hantune.errors import HantuneError, ModelError, NetworkError, RefusedError, RunError
-from hantune.models import listing, transfer
+from hantune.models.fetch import listing, transfer
+from hantune.models.fetch.needed import SOURCE
 from hantune.models.hub import LOCK, get_model, hub_origin, is_hub_id, local_folder, own_folder, wanted
-from hantune.models.needed import SOURCE
 from hantune.paths import held
 from tests.models.hub_server import Fault, HubServer, Repo
 
