@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,21 +46,29 @@ def write_tensor_file(
     specs: Mapping[str, TensorSpec],
     tensor_of: TensorOf,
     advance: Advance = lambda _: None,
+    watch: Callable[[memoryview], None] = lambda _: None,
 ) -> None:
-    """One safetensors file, tensor by tensor. A thread writes while the next piece is made."""
+    """One safetensors file, tensor by tensor. A thread makes the next tensor, another writes the one before.
+
+    ``watch`` sees the bytes of the tensors as they are written.
+    """
+
+    def put(data: memoryview) -> None:
+        watch(data)
+        file.write(data)
+
     # Wider types first, so that every tensor starts at a multiple of its item size.
     ordered = sorted(specs.items(), key=lambda item: -DTYPES[item[1].dtype].itemsize)
     with path.open("wb") as file, ThreadPoolExecutor(1) as behind:
-        waiting = deque([behind.submit(file.write, _header(ordered))])
-        for name, spec in ordered:
-            found = tensor_of(name)
+        waiting: deque[Future[Any]] = deque([behind.submit(file.write, _header(ordered))])
+        for (name, spec), found in zip(ordered, _ahead(tensor_of, [name for name, _ in ordered]), strict=True):
             rows = 0
             for piece in [found] if isinstance(found, Tensor) else found:
                 rows += piece.shape[0] if spec.shape else 1
                 if tuple(piece.shape)[1:] != spec.shape[1:] or DTYPE_NAMES.get(piece.dtype) != spec.dtype:
                     raise ValueError(f"{name}: {piece.dtype} {tuple(piece.shape)} is not the promised {spec}")
                 data = piece.contiguous().reshape(-1).view(torch.uint8).numpy().data
-                waiting.append(behind.submit(file.write, data))
+                waiting.append(behind.submit(put, data))
                 if len(waiting) > AHEAD:
                     waiting.popleft().result()
                 advance(piece.nbytes)
@@ -67,6 +76,18 @@ def write_tensor_file(
                 raise ValueError(f"{name}: {rows} rows are not the promised {spec}")
         for written in waiting:
             written.result()
+
+
+def _ahead(tensor_of: TensorOf, names: Sequence[str]) -> Iterator[Tensor | Iterable[Tensor]]:
+    """The tensors in order, each made while what came before it is dealt with."""
+    with ThreadPoolExecutor(1) as maker:
+        coming: deque[Future[Tensor | Iterable[Tensor]]] = deque()
+        for name in names:
+            coming.append(maker.submit(tensor_of, name))
+            if len(coming) > 1:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def write_tensors(

@@ -15,9 +15,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from hantune.errors import Interrupted, ModelError, RunError
 from hantune.models.headers import TensorSpec, read_header
 from hantune.models.shards import Advance, TensorOf, write_tensor_file
@@ -51,18 +48,18 @@ class Unfinished:
                 advance(sum(spec.num_bytes for spec in specs.values()))
                 return
             path.unlink()
-        sums = _Sums(tensor_of)
+        written = _Sum()
         temporary = path.with_name(TEMPORARY + path.name)
-        write_tensor_file(temporary, specs, sums.tensor_of, advance)
+        write_tensor_file(temporary, specs, tensor_of, advance, written.add)
         self.settle()
-        self._pending = self._finisher.submit(self._finish, temporary, path, sums)
+        self._pending = self._finisher.submit(self._finish, temporary, path, written)
 
-    def _finish(self, temporary: Path, path: Path, sums: _Sums) -> None:
+    def _finish(self, temporary: Path, path: Path, written: _Sum) -> None:
         """The name and the note, once the bytes are on the disk."""
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        self._done[path.name] = sums.value
+        self._done[path.name] = written.value
         write_json(self.path / JOURNAL, {"plan": self._plan, "files": self._done})
 
     def settle(self) -> None:
@@ -76,19 +73,14 @@ class Unfinished:
         self._finisher.shutdown()
 
 
-class _Sums:
-    """Passes tensors on and keeps the crc32 of their bytes, one behind the other."""
+class _Sum:
+    """The crc32 of what passes, one piece behind the other."""
 
-    def __init__(self, tensor_of: TensorOf) -> None:
-        self._tensor_of = tensor_of
+    def __init__(self) -> None:
         self.value = 0
 
-    def tensor_of(self, name: str) -> Iterator[Tensor]:
-        found = self._tensor_of(name)
-        for piece in [found] if isinstance(found, Tensor) else found:
-            whole = piece.contiguous()
-            self.value = zlib.crc32(whole.reshape(-1).view(torch.uint8).numpy().data, self.value)
-            yield whole
+    def add(self, data: memoryview) -> None:
+        self.value = zlib.crc32(data, self.value)
 
 
 def checksum(path: Path, specs: Mapping[str, TensorSpec]) -> int:
