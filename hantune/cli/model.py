@@ -14,7 +14,7 @@ from hantune.cli.model_export import export_command
 from hantune.cli.model_get import get_command
 from hantune.paths import quoted
 
-app = new_app("新建, 检查, 合并模型")
+app = new_app("新建, 下载, 检查, 转换, 扩词表, 合并, 导出模型")
 
 
 @command(app, "init")

@@ -233,7 +233,8 @@ def _snapshot(data_set: hubs.DataSet, patterns: list[str]) -> Path:
             return Path(dataset_snapshot_download(data_set.id, allow_patterns=patterns))
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(data_set.id, repo_type="dataset", allow_patterns=patterns))
+        token = False if environment().hf_endpoint else None  # a mirror gets no token, which is the hub's own
+        return Path(snapshot_download(data_set.id, repo_type="dataset", allow_patterns=patterns, token=token))
     except ImportError as error:
         raise MachineError(
             "source.hub-library",

@@ -162,8 +162,8 @@ def _has_moved(path: Path) -> bool:
 
 
 def _is_never_zero(name: str) -> bool:
-    """A, and new rows of a vocabulary, are not zero to begin with."""
-    return ".lora_A." in name or name.endswith(".lora_embedding_A") or ".token_adapter." in name
+    """A, DoRA's magnitudes and new rows of a vocabulary are not zero to begin with."""
+    return any(part in name for part in (".lora_A.", ".lora_embedding_A", ".lora_magnitude_vector", ".token_adapter."))
 
 
 def require_adapter(folder: Path, *, untrained: bool = False) -> None:
