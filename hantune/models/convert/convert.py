@@ -62,7 +62,7 @@ def convert(
             require_room(sum(spec.num_bytes for spec in model.specs.values()) - kept, unfinished_path(out))
             template = None
             if isinstance(model, MetaModel):
-                model.watch(checklist.feed)
+                model.watch(checklist.feed, checklist.wanted)
                 template = _write_meta_rest(model, tokenizer, work.path, chat)
             else:
                 model.dress(work.path)

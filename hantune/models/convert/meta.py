@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,12 @@ class MetaModel:
         for file in self._files:
             file.close()
 
-    def watch(self, feed: Callable[[Path, int, memoryview], None]) -> None:
-        """Let ``feed`` have (path, start, bytes) of all that is read from now on."""
+    def watch(self, feed: Callable[[Path, int, memoryview], None], hashed: Container[Path]) -> None:
+        """Let ``feed`` have (path, start, bytes) of all that is read from now on; it answers for the files ``hashed``,
+        whose own checksums are not compared then."""
         for file in self._files:
             file.on_read = feed
+            file.is_trusted = file.path in hashed
 
     @property
     def vocab_size(self) -> int:
