@@ -1,6 +1,6 @@
 """Questions from a file, answers to a file: in order, one JSON object a line, and resumable after a kill.
 
-Finished answers stand in ``OUTPUT.part``, batch by batch, under a first line that names input, model and settings. A
+Finished answers stand in ``OUTPUT.part``, as they end, under a first line that names input, model and settings. A
 second run with the same ones makes only what is missing; ``OUTPUT`` appears, in order, when the last answer is there.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hantune.data.sources import SourceFile, expand, inspect, read_rows
 from hantune.data.types import Conversation, Message, Reject, Row
 from hantune.errors import ConfigError, DataError, RefusedError
 from hantune.infer.engine import Engine
+from hantune.infer.lane import Lane
 from hantune.infer.sample import SamplingParams
 from hantune.log import console
 from hantune.models.adapter import WEIGHTS
@@ -134,13 +135,12 @@ def answer_file(
         waiting.sort(key=lambda number: -_size(questions[number]))
         with part.open("ab") as file, console.progress("生成回答", len(questions)) as bar:
             bar.done = len(done)
-            for start in range(0, len(waiting), batch_size):
-                batch = {number: questions[number] for number in waiting[start : start + batch_size]}
-                for row in _answer(engine, batch, params):
-                    file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-                bar.advance(len(batch))
+            for count, row in enumerate(_answers(engine, questions, waiting, params, batch_size), 1):
+                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                if count % batch_size == 0 or count == len(waiting):
+                    file.flush()
+                    os.fsync(file.fileno())
+                bar.advance(1)
         errors = _finish(part, output)
     return {"answers": len(questions) - errors, "errors": errors, "resumed": len(done)}
 
@@ -164,21 +164,34 @@ def _size(question: Question | Reject) -> int:
     return 0 if isinstance(question, Reject) else sum(len(message.text) for message in question.messages)
 
 
-def _answer(engine: Engine, batch: Mapping[int, Question | Reject], params: SamplingParams) -> list[dict[str, Any]]:
-    """The output rows of one batch."""
-    rows: dict[int, dict[str, Any]] = {}
-    asked: dict[int, Sequence[Message]] = {}
-    for number, question in batch.items():
-        refusal = engine.refusal(engine.prompt_ids(question.messages)) if isinstance(question, Question) else None
-        rows[number] = _row(number, question, refusal)
-        if isinstance(question, Question) and refusal is None:
-            asked[number] = question.messages
-    seeds = None if (seed := params.seed) is None else [seed + number for number in asked]
-    completions = engine.answer_many(list(asked.values()), params, len(batch), seeds=seeds)
-    for number, completion in zip(asked, completions, strict=True):
-        found = {"answer": completion.text, "finish_reason": completion.finish_reason, "usage": completion.usage}
-        rows[number].update(found)
-    return list(rows.values())
+def _answers(
+    engine: Engine,
+    questions: Sequence[Question | Reject],
+    waiting: Sequence[int],
+    params: SamplingParams,
+    batch_size: int,
+) -> Iterator[dict[str, Any]]:
+    """The output rows of ``waiting`` as they are ready; a prompt is tokenised when its turn comes."""
+    refused: list[dict[str, Any]] = []
+
+    def lanes() -> Iterator[tuple[int, Lane]]:
+        for number in waiting:
+            question = questions[number]
+            if isinstance(question, Reject):
+                refused.append(_row(number, question, None))
+                continue
+            seed = None if params.seed is None else params.seed + number
+            try:
+                yield number, engine.lane(question.messages, replace(params, seed=seed))
+            except RefusedError as error:
+                refused.append(_row(number, question, error))
+
+    for number, answer in engine.finish(lanes(), batch_size):
+        found = {"answer": answer.text, "finish_reason": answer.finish_reason, "usage": answer.usage}
+        yield _row(number, questions[number], None) | found
+        while refused:
+            yield refused.pop()
+    yield from refused
 
 
 def _row(index: int, question: Question | Reject, refusal: RefusedError | None) -> dict[str, Any]:

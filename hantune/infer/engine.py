@@ -1,101 +1,41 @@
-"""Messages to answers: our own prefill and decode loop over a transformers model with its key-value cache.
+"""Messages to answers: a model, its tokenizer and its template, one question or many at a time.
 
-Laws: cached decoding chooses what a full forward would choose; a batch answers what one by one would answer; streamed
-text joined is the whole text; greedy decoding draws no random number.
-Shape letters: B answers in progress, T positions, V vocabulary.
+Laws: a batch answers what one by one would answer; streamed text joined is the whole text; greedy decoding draws no
+random number. The steps of the model are ``decode.py``'s.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from hantune.data.types import Message, Rendered
+from hantune.data.types import Message, Rendered, Segment
 from hantune.errors import RefusedError
-from hantune.infer.sample import SamplingParams, next_token
+from hantune.infer.adapters import Adapters
+from hantune.infer.cache import is_keys_and_values
+from hantune.infer.decode import CachedDecoder, Decoder, Rereader
+from hantune.infer.lane import Completion, Lane
+from hantune.infer.prefix import PrefixStore
+from hantune.infer.sample import SamplingParams
 from hantune.infer.stream import Pieces, TextStream
-from hantune.models.call import bare_model, evaluating, model_inputs, takes
+from hantune.models.call import bare_model, evaluating
 
 if TYPE_CHECKING:
     from hantune.data.templates.base import Template
     from hantune.data.tokens import Encoder
 
-FinishReason = Literal["stop", "length"]
+__all__ = ["Completion", "Engine", "default_dtype", "open_engine"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """One answer. ``ids`` are its tokens without the stop token; ``stop``: it ended by itself, ``length``: cut off."""
-
-    text: str
-    ids: tuple[int, ...]
-    finish_reason: FinishReason
-    prompt_tokens: int
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Token counts in OpenAI's words."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": len(self.ids),
-            "total_tokens": self.prompt_tokens + len(self.ids),
-        }
-
-
-class _Lane:
-    """One answer in progress."""
-
-    def __init__(
-        self, prompt: list[int], room: int, stop_ids: frozenset[int], stream: TextStream, params: SamplingParams
-    ) -> None:
-        self.prompt = prompt
-        self.ids: list[int] = []
-        self.texts: list[str] = []
-        self.finish_reason: FinishReason | None = None
-        self._room = room
-        self._stop_ids = stop_ids
-        self._stream = stream
-        self._params = params
-        self._generator = params.generator()
-
-    def choose(self, logits_V: Tensor) -> int:
-        """The next id under this answer's own parameters and chance."""
-        return next_token(logits_V, self._params, self._generator, [*self.prompt, *self.ids])
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the likeliest token is always taken, so that all rows can be chosen at once."""
-        return self._params.is_greedy and self._params.repetition_penalty == 1
-
-    def take(self, token: int) -> None:
-        """One more token: text, or the end."""
-        if token in self._stop_ids:
-            self._end("stop")
-            return
-        self.ids.append(token)
-        self.texts.append(self._stream.feed(token))
-        if self._stream.stopped:
-            self._end("stop")
-        elif len(self.ids) == self._room:
-            self._end("length")
-
-    def _end(self, reason: FinishReason) -> None:
-        self.finish_reason = reason
-        self.texts.append(self._stream.finish())
-
-    def completion(self) -> Completion:
-        return Completion(
-            text="".join(self.texts),
-            ids=tuple(self.ids),
-            finish_reason=self.finish_reason or "length",
-            prompt_tokens=len(self.prompt),
-        )
+PREFIX_BYTES = 256 * 2**20
+"""Keys and values of earlier turns that a chat or a server keeps, so that a history is read once."""
+JOIN_SHARE = 4
+"""Waiting answers join a batch when one part in this many of it is free."""
 
 
 class Engine:
@@ -104,22 +44,60 @@ class Engine:
     def __init__(
         self, model: Any, encoder: Encoder, template: Template, *, name: str = "", adapter: str | None = None
     ) -> None:
-        self.model = model
         self.encoder = encoder
         self.template = template
         self.name = name
         self.adapter = adapter
         self.limit: int | None = getattr(bare_model(model).config, "max_position_embeddings", None)
         """Tokens of prompt and answer together; None where the architecture sets no limit (BLOOM)."""
+        self.prefixes: PrefixStore | None = None
+        """What ``stream`` remembers of earlier turns; None for a model whose weights may change between two answers."""
+        self._adapters = Adapters(model, template)
         self._pieces = Pieces(encoder)
 
-    def render(self, messages: Sequence[Message]) -> Rendered:
-        """The exact text that the model is given."""
-        return self.template.render(messages, self.encoder.marks)
+    @property
+    def model(self) -> Any:
+        return self._adapters.model
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names that ``use`` takes; () for a bare base."""
+        return self._adapters.names
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """One more adapter of the same base, in memory beside the others; the one at work stays.
+
+        Raises: ConfigError ``infer.adapter-name``; ModelError ``infer.other-tokenizer``, ``adapter.*``.
+        """
+        self._adapters.load(name, Path(folder), base=self.name, encoder=self.encoder)
+
+    def use(self, adapter: str | None) -> None:
+        """From now on answers come from this adapter, or from the base alone (None)."""
+        self._adapters.use(adapter)
+
+    def require_adapter(self, adapter: str | None) -> None:
+        """Nothing, if there is this adapter.
+
+        Raises: RefusedError ``infer.no-adapter``.
+        """
+        self._adapters.template(adapter)
+
+    def render(self, messages: Sequence[Message], adapter: str | None = None) -> Rendered:
+        """The exact text that the model is given, in the template of ``adapter`` (None: the engine's own).
+
+        Raises: RefusedError ``infer.no-adapter``.
+        """
+        return self._adapters.template(adapter).render(messages, self.encoder.marks)
+
+    def prompt_ids(self, messages: Sequence[Message], adapter: str | None = None) -> list[int]:
         """The ids that the model is given."""
-        return self.encoder.prompt(self.render(messages))
+        return self.encoder.prompt(self.render(messages, adapter))
+
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of plain text, after the beginning mark where the tokenizer adds one; control tokens stay text."""
+        mark = self.encoder.marks.bos
+        head = (Segment(mark, learn=False, control=True),) if mark else ()
+        return self.encoder.prompt(Rendered(segments=(*head, Segment(text, learn=False))))
 
     def fit(self, messages: Sequence[Message], params: SamplingParams) -> list[Message]:
         """``messages`` without as many of the oldest whole turns as the context cannot hold beside an answer.
@@ -142,15 +120,16 @@ class Engine:
 
         Raises: RefusedError ``infer.prompt-too-long``.
         """
-        lane = self._lane(messages, params or SamplingParams())
-        told = 0
-        with contextlib.closing(self._run([lane])) as steps:
-            for _ in steps:
-                text = "".join(lane.texts[told:])
-                told = len(lane.texts)
-                if text:
+        lane = self.lane(messages, params)
+        decoder = self.decoder(self.prefixes, self._adapters.active)
+        with evaluating(self.model):
+            decoder.add([lane])
+            while True:
+                if text := lane.news():
                     yield text
-        return lane.completion()
+                if lane.finish_reason is not None:
+                    return lane.completion()
+                decoder.step()
 
     def answer(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """The whole answer."""
@@ -165,31 +144,69 @@ class Engine:
         seeds: Sequence[int] | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> list[Completion]:
-        """Answers in the order asked. Prompts of like length share a batch; the batching changes no answer.
+        """Answers in the order asked; the batching changes no answer.
 
         ``seeds``: one per conversation, else each takes ``params.seed``. ``advance`` hears how many are done.
         Raises: RefusedError ``infer.prompt-too-long`` before anything is computed.
         """
+        found: dict[int, Completion] = {}
+        for number, completion in self.answer_each(many, params, batch_size, seeds=seeds):
+            found[number] = completion
+            if advance:
+                advance(1)
+        return [found[number] for number in range(len(many))]
+
+    def answer_each(
+        self,
+        many: Sequence[Sequence[Message]],
+        params: SamplingParams | None = None,
+        batch_size: int = 8,
+        *,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """(number of the conversation, its answer) as soon as it is there; ``batch_size`` are in progress at a time.
+
+        Long prompts come first, and where some answers have ended, others take their places.
+        Raises: RefusedError ``infer.prompt-too-long`` before anything is computed.
+        """
         params = params or SamplingParams()
         lanes = [
-            self._lane(messages, params if seeds is None else replace(params, seed=seeds[number]))
+            (number, self.lane(messages, params if seeds is None else replace(params, seed=seeds[number])))
             for number, messages in enumerate(many)
         ]
-        by_length = sorted(lanes, key=lambda lane: -len(lane.prompt))
-        for start in range(0, len(by_length), batch_size):
-            batch = by_length[start : start + batch_size]
-            for _ in self._run(batch):
-                pass
-            if advance:
-                advance(len(batch))
-        return [lane.completion() for lane in lanes]
+        return self.finish(sorted(lanes, key=lambda lane: -len(lane[1].prompt)), batch_size)
+
+    def finish(self, lanes: Iterable[tuple[int, Lane]], batch_size: int) -> Iterator[tuple[int, Completion]]:
+        """Run ``lanes`` to their ends, ``batch_size`` at a time in the order given; (number, answer) as they end.
+
+        Newcomers wait until a few places are free: read together they cost less.
+        """
+        waiting = iter(lanes)
+        running: dict[int, Lane] = {}
+        decoder = self.decoder()
+        with evaluating(self.model):
+            while True:
+                free = batch_size - len(running)
+                joining = dict(islice(waiting, free)) if free >= -(-batch_size // JOIN_SHARE) else {}
+                if joining:
+                    running |= joining
+                    decoder.add(list(joining.values()))
+                elif running:
+                    decoder.step()
+                else:
+                    return
+                for number in [number for number, lane in running.items() if lane.finish_reason is not None]:
+                    yield number, running.pop(number).completion()
 
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Answers inside come from the base model alone; nothing changes where there is no adapter."""
-        disable = getattr(self.model, "disable_adapter", None)
-        with disable() if disable else contextlib.nullcontext():
+        active = self._adapters.active
+        self.use(None)
+        try:
             yield
+        finally:
+            self.use(active)
 
     def refusal(self, prompt: Sequence[int]) -> RefusedError | None:
         """Why a prompt leaves no room for an answer; None where it leaves some."""
@@ -201,78 +218,52 @@ class Engine:
             hint="缩短问题, 去掉前面的几轮, 或换一个上下文更长的模型",
         )
 
-    def _lane(self, messages: Sequence[Message], params: SamplingParams) -> _Lane:
-        rendered = self.render(messages)
-        prompt = self.encoder.prompt(rendered)
+    def lane(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Lane:
+        """An answer that has not begun, to ``messages`` in the template of ``adapter`` (default: the engine's).
+
+        Raises: RefusedError ``infer.prompt-too-long``.
+        """
+        rendered = self.render(messages, adapter)
+        # A stop that is a token of its own never shows in the text; one that is words can only be found there.
+        stops = tuple(stop for stop in rendered.stops if not self.encoder.stop_ids((stop,)))
+        params = params or SamplingParams()
+        stream = TextStream(self._pieces, (*stops, *params.stops), strip=True)
+        return self._begin(self.encoder.prompt(rendered), rendered.stops, stream, params)
+
+    def continuation(self, prompt: Sequence[int], params: SamplingParams) -> Lane:
+        """An answer that has not begun and goes on where the ids of ``prompt`` end; no template stops it.
+
+        Raises: RefusedError ``infer.prompt-too-long``.
+        """
+        return self._begin(prompt, (), TextStream(self._pieces, params.stops, goes_on=True), params)
+
+    def _begin(self, prompt: Sequence[int], stops: Sequence[str], stream: TextStream, params: SamplingParams) -> Lane:
         if refusal := self.refusal(prompt):
             raise refusal
         room = params.max_tokens if self.limit is None else min(params.max_tokens, self.limit - len(prompt))
-        # A stop that is a token of its own never shows in the text; one that is words can only be found there.
-        stops = [stop for stop in rendered.stops if not self.encoder.stop_ids((stop,))]
-        stream = TextStream(self._pieces, (*stops, *params.stops), strip=True)
-        return _Lane(prompt, room, self._stop_ids(rendered), stream, params)
+        return Lane(prompt, room, self._stop_ids(stops), stream, params)
 
-    def _stop_ids(self, rendered: Rendered) -> frozenset[int]:
+    def _stop_ids(self, stops: Sequence[str]) -> frozenset[int]:
         """The template's stop tokens, the tokenizer's end, and the ends the model itself names."""
         settings = getattr(bare_model(self.model), "generation_config", None)
         own = getattr(settings, "eos_token_id", None)
         ends = own if isinstance(own, list) else [own]
-        found = {*self.encoder.stop_ids(rendered.stops), *ends, self.encoder.tokenizer.eos_token_id}
+        found = {*self.encoder.stop_ids(stops), *ends, self.encoder.tokenizer.eos_token_id}
         return frozenset(token for token in found if token is not None)
 
-    def _run(self, lanes: Sequence[_Lane]) -> Generator[None, None, None]:
-        """Answer all ``lanes`` together; yields after every token, when the lanes hold their new text."""
+    def decoder(self, prefixes: PrefixStore | None = None, adapter: str | None = None) -> Decoder:
+        """An empty place for answers in progress."""
         bare = bare_model(self.model)
-        with evaluating(self.model):
-            tokens_BT, mask_BT = _left_padded([lane.prompt for lane in lanes], self.encoder.pad_id, bare.device)
-            cache: Any = None
-            while True:
-                logits_BV, cache = _forward(bare, tokens_BT, mask_BT, cache)
-                chosen = _choose(lanes, logits_BV[:, : self._pieces.end])
-                for lane, token in zip(lanes, chosen, strict=True):
-                    lane.take(token)
-                yield
-                going = [row for row, lane in enumerate(lanes) if lane.finish_reason is None]
-                if not going:
-                    return
-                tokens_BT = torch.tensor([[chosen[row]] for row in going], device=bare.device)
-                if len(going) < len(lanes):
-                    rows = torch.tensor(going, device=bare.device)
-                    cache.batch_select_indices(rows)
-                    mask_BT = None if mask_BT is None else mask_BT[rows]
-                    lanes = [lanes[row] for row in going]
-                if mask_BT is not None:
-                    mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(lanes), 1)], dim=1)
+        size = {"pad_id": self.encoder.pad_id, "num_pieces": self._pieces.end}
+        if is_keys_and_values(bare.config):
+            return CachedDecoder(bare, **size, prefixes=prefixes, adapter=adapter)
+        return Rereader(bare, **size)
 
-
-def _choose(lanes: Sequence[_Lane], logits_BV: Tensor) -> list[int]:
-    """The next id of every lane, with one wait for the device where all are greedy."""
-    if all(lane.is_plain for lane in lanes):
-        return list(map(int, logits_BV.argmax(1).tolist()))
-    return [lane.choose(logits_V) for lane, logits_V in zip(lanes, logits_BV, strict=True)]
-
-
-def _left_padded(prompts: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Prompts that all end at the last column, and their mask (None when all are equally long)."""
-    width = max(len(prompt) for prompt in prompts)
-    tokens_BT = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    if all(len(prompt) == width for prompt in prompts):
-        return tokens_BT, None
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return tokens_BT, torch.tensor(mask, device=device)
-
-
-@torch.no_grad()
-def _forward(bare: Any, tokens_BT: Tensor, mask_BT: Tensor | None, cache: Any) -> tuple[Tensor, Any]:
-    """Logits of the last position, [B, V], and the cache grown by ``tokens_BT``."""
-    positions_BT = None
-    if mask_BT is not None:
-        positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -tokens_BT.shape[1] :]
-    inputs = model_inputs(bare, tokens_BT, mask_BT=mask_BT, positions_BT=positions_BT, use_cache=True, cache=cache)
-    if takes(bare, "logits_to_keep"):
-        inputs["logits_to_keep"] = 1
-    output = bare(**inputs)
-    return output.logits[:, -1], output.past_key_values
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for a control token."""
+        return self._pieces[token]
 
 
 def open_engine(
@@ -303,7 +294,9 @@ def open_engine(
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))
     adapter_name = None if located.adapter is None else str(located.adapter)
-    return Engine(model, encoder, located.template, name=str(located.base), adapter=adapter_name)
+    engine = Engine(model, encoder, located.template, name=str(located.base), adapter=adapter_name)
+    engine.prefixes = PrefixStore(PREFIX_BYTES)
+    return engine
 
 
 def default_dtype(device: str) -> torch.dtype:

@@ -47,16 +47,19 @@ class TextStream:
     """Feed ids, get text. ``stopped`` is set once a stop string came; nothing of it or after it comes out.
 
     ``strip``: without the white space around the whole text (a template puts it there, it is not the answer's).
+    ``goes_on``: the text continues another one, so that a blank at its start is a real one.
     Law: what ``feed`` and ``finish`` return, joined, is ``Pieces.text`` of all ids, cut at the first stop string.
     """
 
-    def __init__(self, pieces: Pieces, stops: Iterable[str] = (), *, strip: bool = False) -> None:
+    def __init__(
+        self, pieces: Pieces, stops: Iterable[str] = (), *, strip: bool = False, goes_on: bool = False
+    ) -> None:
         self._pieces = pieces
         self._stops = tuple(stops)
         self._strip = strip
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self._at_first_blank = pieces.drops_first_blank
+        self._at_first_blank = pieces.drops_first_blank and not goes_on
         self._has_spoken = False
         self.stopped = False
 

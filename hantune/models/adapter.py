@@ -210,8 +210,10 @@ def _torn(path: Path, what: str) -> ModelError:
     )
 
 
-def load_adapter(model: Any, folder: Path, *, untrained: bool = False) -> Any:
+def load_adapter(model: Any, folder: Path, *, untrained: bool = False, name: str = "default") -> Any:
     """``model`` wrapped with the adapter of ``folder`` (PeftModel, eval mode, adapter weights float32).
+
+    A PeftModel gets it as one more adapter under ``name``.
 
     Raises: the ModelErrors of ``require_adapter``; ModelError ``adapter.keys`` when its tensors do not fit the model.
     """
@@ -220,11 +222,16 @@ def load_adapter(model: Any, folder: Path, *, untrained: bool = False) -> Any:
     require_adapter(folder, untrained=untrained)
     try:
         with quiet_peft():
-            wrapped = PeftModel.from_pretrained(model, folder)
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name)
+                model.set_adapter(name, inference_mode=True)
+                wrapped = model
+            else:
+                wrapped = PeftModel.from_pretrained(model, folder, adapter_name=name)
     except (RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise _unfit(folder, lines[min(1, len(lines) - 1)][:200]) from error
-    wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    wanted = set(get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False))
     found = set(read_header(folder / WEIGHTS))
     if wanted != found:
         raise _unfit(folder, f"缺 {len(wanted - found)} 个张量, 多 {len(found - wanted)} 个")

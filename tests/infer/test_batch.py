@@ -65,23 +65,23 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     answer_file(llama, questions, whole, PARAMS, batch_size=2)
-    answer_many, calls = llama.answer_many, []
+    finish = llama.finish
 
-    def dies(many: Any, *rest: Any, **named: Any) -> Any:
-        calls.append(len(many))
-        if len(calls) == 3:
-            raise Killed
-        return answer_many(many, *rest, **named)
+    def dies(*given: Any) -> Any:
+        for count, item in enumerate(finish(*given)):
+            if count == 4:
+                raise Killed
+            yield item
 
-    monkeypatch.setattr(llama, "answer_many", dies)
+    monkeypatch.setattr(llama, "finish", dies)
     with pytest.raises(Killed):
         answer_file(llama, questions, output, PARAMS, batch_size=2)
     assert not output.exists()
     part = tmp_path / "out.jsonl.part"
     part.write_bytes(part.read_bytes() + b'{"index": 4, "pro')
+    monkeypatch.setattr(llama, "finish", finish)
     counts = answer_file(llama, questions, output, PARAMS, batch_size=2)
     assert counts["resumed"] == 4
-    assert calls == [2, 2, 2, 2, 1]
     assert output.read_bytes() == whole.read_bytes()
     assert not part.exists()
 

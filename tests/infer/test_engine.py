@@ -10,7 +10,9 @@ import torch
 
 from hantune.data.types import Message
 from hantune.errors import RefusedError
+from hantune.infer.decode import CachedDecoder
 from hantune.infer.engine import Completion, Engine, default_dtype, open_engine
+from hantune.infer.prefix import PrefixStore
 from hantune.infer.sample import SamplingParams
 from hantune.models.call import bare_model
 
@@ -206,3 +208,51 @@ def test_open_engine_finds_everything(tiny_llama_folder: Path, tiny_bloom_folder
 
 def test_a_cpu_answers_in_float32() -> None:
     assert default_dtype("cpu") == torch.float32
+
+
+def test_a_chat_reads_its_history_once_and_the_base_has_a_memory_of_its_own(lora: Engine) -> None:
+    def said(messages: list[Message]) -> tuple[str, int]:
+        columns: list[int] = []
+
+        def note(module: Any, given: Any, named: dict[str, Any]) -> None:
+            columns.append(named["input_ids"].shape[1])
+
+        hook = bare_model(lora.model).register_forward_pre_hook(note, with_kwargs=True)
+        text = "".join(lora.stream(messages, GREEDY))
+        hook.remove()
+        return text, columns[0]
+
+    history = MANY[1]
+    longer = [*history, Message(role="assistant", text="好"), *MANY[2]]
+    wanted = [said(history), said(longer)]
+    with lora.without_adapter():
+        base = said(longer)
+    assert wanted[1][1] == base[1] == len(lora.prompt_ids(longer))
+    lora.prefixes = PrefixStore(2**24)
+    assert said(history) == wanted[0]
+    with lora.without_adapter():
+        assert said(longer) == base
+    text, read = said(longer)
+    assert text == wanted[1][0]
+    assert read < wanted[1][1] - len(lora.prompt_ids(history)) + 16
+
+
+def test_places_that_become_free_are_taken(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 answers, one of which is long: with 4 places it takes about the long one's steps, not three times as many."""
+    params = [SamplingParams(max_tokens=40 if number == 0 else 4) for number in range(12)]
+    lanes = [llama.lane(MANY[number % len(MANY)], each) for number, each in enumerate(params)]
+    steps: list[int] = []
+    step = CachedDecoder.step
+    monkeypatch.setattr(CachedDecoder, "step", lambda self: (steps.append(len(self.lanes)), step(self)))
+    answers = dict(llama.finish(enumerate(lanes), 4))
+    assert [len(answers[number].ids) for number in range(12)] == [40] + [4] * 11
+    assert len(steps) < 45
+    assert max(steps) == 4
+
+
+def test_plain_text_is_encoded_behind_the_beginning_mark(llama: Engine, bloom: Engine) -> None:
+    ids = llama.text_ids("你好</s>")
+    assert ids[0] == llama.encoder.tokenizer.bos_token_id
+    assert llama.encoder.tokenizer.eos_token_id not in ids
+    assert bloom.encoder.decode(bloom.text_ids("你好")) == "你好"
+    assert b"".join(map(bloom.piece, bloom.text_ids("你好"))).decode() == "你好"

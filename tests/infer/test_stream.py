@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Any
 
@@ -149,3 +150,32 @@ def test_rows_without_a_piece_are_silent(sp_tokenizer: Any) -> None:
 def test_overlap_is_the_longest_end_that_begins_the_stop(text: str, stop: str) -> None:
     lengths = [n for n in range(len(stop)) if text.endswith(stop[:n])]
     assert _overlap(text, stop) == max(lengths)
+
+
+def test_a_text_that_goes_on_keeps_its_first_blank(sp_tokenizer: Any) -> None:
+    pieces = Pieces(Encoder(sp_tokenizer))
+    ids = encode(sp_tokenizer, "hello")
+    assert pieces[ids[0]].startswith(b" ")
+    assert TextStream(pieces).feed_all(ids) == "hello"
+    assert TextStream(pieces, goes_on=True).feed_all(ids) == " hello"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama2", "chinese-llama-2", "byte"])
+def test_ten_thousand_random_token_sequences(name: str, shared_data: Any, request: pytest.FixtureRequest) -> None:
+    """Broken UTF-8, control tokens, rare Han: chunks are whole characters, and joined they are the whole decode."""
+    from hantune.models.load import load_tokenizer
+
+    own = request.getfixturevalue("byte_tokenizer") if name == "byte" else None
+    encoder = Encoder(own or load_tokenizer(shared_data / "tokenizers" / name))
+    pieces, chance = Pieces(encoder), random.Random(0)
+    low = min(256, encoder.vocab_size)
+    for _ in range(10_000):
+        sizes = [encoder.vocab_size if chance.random() < 0.5 else low for _ in range(chance.randrange(1, 40))]
+        ids = [chance.randrange(size) for size in sizes]
+        stream = TextStream(pieces)
+        parts = [*(stream.feed(token) for token in ids), stream.finish(keep_torn=True)]
+        text, whole = "".join(parts), encoder.decode(ids)
+        assert text == pieces.text(ids)
+        assert TORN in whole or (text == whole and TORN not in text)
+        assert all(part.encode().decode() == part for part in parts)
