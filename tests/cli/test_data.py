@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hantune.cli import main
-
-
-def write(path: Path, records: list[Any]) -> str:
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    return str(path)
+from tests.cli.answers import envelope, write, write_questions
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> str:
-    records: list[Any] = [{"question": f"第{i}个问题", "answer": f"第{i}个回答, 写得长一点"} for i in range(40)]
-    return write(tmp_path / "a.jsonl", [*records, {"question": "没有回答", "answer": ""}])
-
-
-def envelope(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
-    code = main([*words, "--json"])
-    return code, json.loads(capsys.readouterr().out)
+    return write_questions(tmp_path / "a.jsonl")
 
 
 def test_prepare_tells_what_it_did(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
