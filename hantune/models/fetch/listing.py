@@ -246,7 +246,7 @@ def _from_modelscope(name: str, revision: str | None) -> Listing:
         ) from error
     except (errors.HubError, OSError) as error:
         raise _unreachable(name, str(config.endpoint), "连不上魔搭") from error
-    token = Token(origin_of(config.endpoint), config.token) if config.token else None
+    token = Token(origin_of(config.endpoint), config.token) if config.endpoint and config.token else None
     return Listing(hub="modelscope", id=name, revision=revision or "master", files=tuple(files), token=token, page=page)
 
 
