@@ -32,10 +32,10 @@ from hantune.data.strings import (
     Strings,
     is_text,
     plain_strings,
-    ranges,
     unescaped,
 )
 from hantune.data.types import Role
+from hantune.data.words import ranges
 
 Array = np.ndarray[Any, Any]
 ActsOn = Callable[[bytes, Array], Array]

@@ -9,6 +9,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from hantune.data.words import ranges
+
 Array = np.ndarray[Any, Any]
 BLANK, LETTER, STOP, LEAD, ODD, BROKEN, OUTSIDE = range(1, 8)
 """Kinds of bytes: ``LEAD`` begins a character to be looked up, ``BROKEN`` may not stand in a string."""
@@ -144,10 +146,3 @@ class Characters(NamedTuple):
         points[is_three] = ((first & 0x0F) << 12 | second << 6 | third)[is_three]
         points[is_four] = ((first & 0x07) << 18 | second << 12 | third << 6 | fourth)[is_four]
         return cls(places, points)
-
-
-def ranges(starts: Array, counts: Array) -> Array:
-    """``start .. start + count - 1`` one after another."""
-    ends = np.cumsum(counts)
-    places: Array = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
-    return places

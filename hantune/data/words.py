@@ -21,12 +21,17 @@ MOST_WORDS, MOST_LETTERS = 1 << 20, 1 << 24
 """Words, and characters of the long ones, that are remembered before all are forgotten."""
 
 
+def ranges(begins: Array, counts: Array) -> Array:
+    """``begin .. begin + count - 1`` one after another (int64)."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    places: Array = np.repeat(begins - ends + counts, counts)
+    places += np.arange(len(places))
+    return places
+
+
 def gather(source: Array, begins: Array, counts: Array) -> Array:
     """The slices ``source[begin : begin + count]`` one after another."""
-    ends = np.cumsum(counts, dtype=np.int64)
-    places = np.repeat(begins - ends + counts, counts)
-    places += np.arange(len(places))
-    return np.asarray(source[places])
+    return np.asarray(source[ranges(begins, counts)])
 
 
 def texts_of(points: Points, starts: Array, sizes: Array) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from hantune.data.borders import to_points
+
 Array = np.ndarray[Any, Any]
 Judge = Callable[[Array, Array], Array]
 """Code points of texts one after another (uint32), and where each text ends -> a bool for each text."""
@@ -35,7 +37,7 @@ class Screen:
                 self._second[ord(needle[1])] |= bit
 
     def __call__(self, data: bytes, ends: Array) -> Array:
-        points = np.frombuffer(data.decode().encode("utf-32-le"), "<u4")
+        points = to_points(data.decode())
         is_start = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
         ends = np.cumsum(is_start)[ends - 1]
         first, second = self._first[points], self._second[points]
@@ -94,7 +96,7 @@ def fewer(kind: re.Pattern[str], share: float, among: re.Pattern[str]) -> Judge:
 def _table(kind: re.Pattern[str]) -> Array:
     """Per code point whether the pattern matches it."""
     table = np.zeros(0x110000, bool)
-    table[np.frombuffer("".join(kind.findall(_everything())).encode("utf-32-le"), "<u4")] = True
+    table[to_points("".join(kind.findall(_everything())))] = True
     return table
 
 
