@@ -22,9 +22,10 @@ HEAD_ROWS = 1024
 _head_is_last: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def supervised_nats(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+def supervised_nats(model: nn.Module, batch: Batch, *, smoothing: float = 0.0) -> tuple[Tensor, int]:
     """Nats of the supervised tokens, summed (float32 scalar with gradient), and how many they are.
 
+    ``smoothing``: the share of each target's probability that goes to all tokens of the vocabulary alike.
     Law: equal to the cross-entropy of the full logits; tokens without a label change no bit of loss or gradient,
     except through what later tokens see of them.
     """
@@ -34,20 +35,21 @@ def supervised_nats(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
     if is_head_last(bare):
         hidden_BTD = _decoder(bare)(**_inputs(bare, batch))[0]
         rows_ND = hidden_BTD.flatten(0, 1).index_select(0, kept_N)
-        total = _sum_over_chunks(bare.get_output_embeddings(), rows_ND, targets_N)
+        total = _sum_over_chunks(bare.get_output_embeddings(), rows_ND, targets_N, smoothing)
     else:
         logits_BTV = bare(**_inputs(bare, batch)).logits
         rows_NV = logits_BTV.flatten(0, 1).index_select(0, kept_N)
-        total = _sum_over_chunks(nn.Identity(), rows_NV, targets_N)
+        total = _sum_over_chunks(nn.Identity(), rows_NV, targets_N, smoothing)
     return total, len(targets_N)
 
 
-def _sum_over_chunks(head: nn.Module, rows: Tensor, targets_N: Tensor) -> Tensor:
+def _sum_over_chunks(head: nn.Module, rows: Tensor, targets_N: Tensor, smoothing: float) -> Tensor:
     """Summed cross-entropy of ``head(rows)`` in float32, HEAD_ROWS rows at a time."""
     total = rows[:0].float().sum()  # zero that still hangs on the graph, for a batch with nothing to learn
     for start in range(0, len(targets_N), HEAD_ROWS):
         part = slice(start, start + HEAD_ROWS)
-        total = total + F.cross_entropy(head(rows[part]).float(), targets_N[part], reduction="sum")
+        logits_NV = head(rows[part]).float()
+        total = total + F.cross_entropy(logits_NV, targets_N[part], reduction="sum", label_smoothing=smoothing)
     return total
 
 

@@ -77,10 +77,7 @@ class Loop:
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, generators, logs, best."""
-        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
-        checkpoints.restore_optimizer(
-            self.stepper.optimizer.optimizer, self.parameters, checkpoint.tensors("optimizer")
-        )
+        self.restore_weights(checkpoint)
         self._restore_scaler(checkpoint.state)
         self._events.truncate(checkpoint.state["events_offset"])
         self._answers.truncate(checkpoint.state["samples_offset"])
@@ -90,6 +87,13 @@ class Loop:
         self.meter.tokens, self.meter.seconds = checkpoint.state["tokens"], checkpoint.state["seconds"]
         self.step = self._saved_step = checkpoint.step
         checkpoints.restore_rng(checkpoint.tensors("rng"))
+
+    def restore_weights(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Only what was learned: weights, and with the moments their averages."""
+        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
+        checkpoints.restore_optimizer(
+            self.stepper.optimizer.optimizer, self.parameters, checkpoint.tensors("optimizer")
+        )
 
     def train(self) -> None:
         """Train to the end of the plan.
@@ -106,7 +110,7 @@ class Loop:
                 self.meter.start()
                 rate = learning_rate_at(self.step, total, self._section)
                 self.stepper.set_learning_rate(rate)
-                result = self.stepper.train(self._feed.micro_batches(self.step))
+                result = self.stepper.train(self._feed.micro_batches(self.step), step=self.step)
                 seconds = self.meter.stop(result.tokens)
                 self.step += 1
                 self.guards.see(self.step, result, last_good=max(self._saved_step, 0))
@@ -144,7 +148,8 @@ class Loop:
 
     def _evaluate_now(self) -> bool:
         """Evaluate; whether this is the best trained state so far."""
-        loss = self._evaluate(self.step)
+        with self.stepper.ema.taken():
+            loss = self._evaluate(self.step)
         self.model.train()
         if loss is None or self.step == 0 or (self._best is not None and loss >= self._best[0]):
             return False

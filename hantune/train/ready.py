@@ -75,6 +75,7 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
 
 def _make_model(config: RunConfig, material: Material, device: torch.device, precision: Precision) -> nn.Module:
     from hantune.models.adapter import attach_lora
+    from hantune.models.call import bare_model
     from hantune.models.load import load_model, require_rows
     from hantune.train.lora_kernels import fuse_lora
 
@@ -82,11 +83,11 @@ def _make_model(config: RunConfig, material: Material, device: torch.device, pre
         config.model.path, dtype=precision.weights, device=str(device), revision=config.model.revision
     )
     require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
-    if config.train.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if config.adapter.kind == "lora":
         model = attach_lora(model, config.adapter, seed=config.train.seed)
         fuse_lora(model)
+    if config.train.activation_checkpointing:  # before, PEFT would have the embeddings want gradients, too
+        bare_model(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
 
 

@@ -194,6 +194,7 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready
         loop.train()
         if config.train.final == "best":
             _take_best(loop, run)
+        loop.stepper.ema.take()
         output = _write_output(config, run, material, model)
         events.write(
             "end",
@@ -226,7 +227,7 @@ def _take_best(loop: Loop, run: RunFolder) -> None:
     """Go back to the weights with the lowest held-out loss, if they are not the last."""
     best = checkpoints.best_checkpoint(run)
     if best is not None and best.step != loop.step:
-        checkpoints.restore_weights(loop.parameters, best.tensors("weights"))
+        loop.restore_weights(best)
         console.say(f"取验证损失最低的第 {best.step} 步")
 
 

@@ -13,6 +13,8 @@ from torch import nn
 from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
 from hantune.models.loss import supervised_nats
+from hantune.train.ema import Ema
+from hantune.train.neftune import noisy_embeddings
 from hantune.train.optim import make_optimizer, trained_parameters
 
 if TYPE_CHECKING:
@@ -39,36 +41,42 @@ class Stepper:
     def __init__(self, model: nn.Module, accelerator: Accelerator, section: TrainSection) -> None:
         self.model = model
         self.parameters = trained_parameters(model)
-        self.optimizer = accelerator.prepare(make_optimizer(self.parameters.values(), section))
+        self.optimizer = accelerator.prepare(make_optimizer(self.parameters, section))
+        self.ema = Ema(self.optimizer, self.parameters, section.ema_decay)
         self._accelerator = accelerator
         self._section = section
 
     def set_learning_rate(self, rate: float) -> None:
         """Use this rate from now on."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
 
-    def train(self, batches: Sequence[Batch]) -> StepResult:
+    def train(self, batches: Sequence[Batch], *, step: int = 0) -> StepResult:
         """One update. The loss is a mean over the supervised tokens of all micro-batches together (trap D2).
 
-        Gradients that are not finite are dropped (fp16's scaler judges that by itself).
+        Gradients that are not finite are dropped (fp16's scaler judges that by itself). ``step``: its number from 0.
         """
-        result = self._add_gradients(batches)
+        result = self._add_gradients(batches, step)
         if result.is_finite or self._accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
+        self.ema.update(step)
         return result
 
-    def _add_gradients(self, batches: Sequence[Batch]) -> StepResult:
+    def _add_gradients(self, batches: Sequence[Batch], step: int) -> StepResult:
         """The gradients of the step, clipped, in the parameters."""
         supervised = sum(batch.num_supervised for batch in batches)
         nats = torch.zeros((), device=self._accelerator.device)
+        section = self._section
         for batch in batches:
-            with self._accelerator.autocast():
-                batch_nats, _ = supervised_nats(self.model, batch.to(self._accelerator.device))
+            noise = noisy_embeddings(self.model, batch, alpha=section.neftune_alpha, seed=section.seed, step=step)
+            with self._accelerator.autocast(), noise:
+                batch_nats, _ = supervised_nats(
+                    self.model, batch.to(self._accelerator.device), smoothing=section.label_smoothing
+                )
             self._accelerator.backward(batch_nats / supervised)
             nats += batch_nats.detach()
-        limit = self._section.max_grad_norm
+        limit = section.max_grad_norm
         norm = self._accelerator.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
         return StepResult(
             loss=float(nats) / supervised,
