@@ -75,7 +75,7 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
 
 def _make_model(config: RunConfig, material: Material, device: torch.device, precision: Precision) -> nn.Module:
     from hantune.models.adapter import attach_lora
-    from hantune.models.call import bare_model
+    from hantune.models.call import bare_model, checkpoint_activations
     from hantune.models.load import load_model, require_rows
     from hantune.train.lora_kernels import fuse_lora
 
@@ -86,8 +86,8 @@ def _make_model(config: RunConfig, material: Material, device: torch.device, pre
     if config.adapter.kind == "lora":
         model = attach_lora(model, config.adapter, seed=config.train.seed)
         fuse_lora(model)
-    if config.train.activation_checkpointing:  # before, PEFT would have the embeddings want gradients, too
-        bare_model(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.train.activation_checkpointing:
+        checkpoint_activations(bare_model(model))
     return model
 
 
