@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -50,13 +51,11 @@ def noisy_embeddings(model: nn.Module, batch: Batch, *, alpha: float, seed: int,
 
 def sample_spans(batch: Batch) -> Iterator[tuple[int, int, int]]:
     """(row, first position, length) of each sample of a batch, in the order of its ``indices``."""
-    if batch.mask_BT is not None:
+    if batch.documents is not None:
+        lengths = batch.documents.lengths
+        yield from ((0, end - length, length) for end, length in zip(accumulate(lengths), lengths, strict=True))
+    elif batch.mask_BT is not None:
         yield from ((row, 0, length) for row, length in enumerate(batch.mask_BT.sum(1).tolist()))
-        return
-    assert batch.positions_BT is not None
-    starts = (batch.positions_BT[0] == 0).nonzero().flatten().tolist()
-    for start, end in zip(starts, [*starts[1:], batch.positions_BT.shape[1]], strict=True):
-        yield 0, start, end - start
 
 
 def _seed_of(seed: int, step: int, sample: int) -> int:
