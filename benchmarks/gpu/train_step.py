@@ -97,7 +97,7 @@ def measure(model: Any, batches: list[Batch], device: torch.device) -> tuple[flo
     parameters = trained_parameters(model)
     from hantune.config.schema import TrainSection
 
-    optimizer = make_optimizer(parameters.values(), TrainSection())
+    optimizer = make_optimizer(parameters, TrainSection())
     model.train()
     torch.cuda.reset_peak_memory_stats()
 
