@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
@@ -31,6 +31,14 @@ class StepResult:
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def add_gradients(model: nn.Module, accelerator: Accelerator, batch: Batch, supervised: int) -> Tensor:
+    """Add a micro-batch's part of the gradients of a step with ``supervised`` learned tokens; returns its nats."""
+    with accelerator.autocast():
+        nats, _ = supervised_nats(model, batch.to(accelerator.device))
+    accelerator.backward(nats / supervised)
+    return nats.detach()
 
 
 class Stepper:
@@ -64,10 +72,7 @@ class Stepper:
         supervised = sum(batch.num_supervised for batch in batches)
         nats = torch.zeros((), device=self._accelerator.device)
         for batch in batches:
-            with self._accelerator.autocast():
-                batch_nats, _ = supervised_nats(self.model, batch.to(self._accelerator.device))
-            self._accelerator.backward(batch_nats / supervised)
-            nats += batch_nats.detach()
+            nats += add_gradients(self.model, self._accelerator, batch, supervised)
         limit = self._section.max_grad_norm
         norm = self._accelerator.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
         return StepResult(
