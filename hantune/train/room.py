@@ -76,8 +76,9 @@ class Room:
             device = self._stepper.accelerator.device
             where = f"CPU {torch.get_num_threads()} 个线程" if device.type == "cpu" else "显卡"
             parts = [f"这一步 {tokens} 个词元", where]
-            if self.seconds_per_position is not None:
-                parts.append(f"估计要 {duration(tokens * self.seconds_per_position)}")
+            expected = tokens * (self.seconds_per_position or 0.0)
+            if expected >= 1:
+                parts.append(f"估计要 {duration(expected)}")
             free = free_memory(device)
             if free is not None and free < TIGHT_BYTES:
                 parts.append(f"内存只剩 {free / 2**20:.0f} MB, 可能因此变慢")

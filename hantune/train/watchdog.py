@@ -1,8 +1,9 @@
 """Whether the losses and gradient norms of a run say that it diverges. Pure arithmetic on what the steps brought.
 
-The mean of the last steps is held against the lowest such mean so far. Single steps mean nothing: a batch of one hard
-dialogue has several times the usual loss. So the limits stand far out: half as high again, one nat, and six standard
-errors above the lowest mean; a run that learns, however noisy, never gets there, and one that diverges stays there.
+The mean of the last steps is held against the best such mean so far. Single steps mean nothing: a batch of one hard
+dialogue has several times the usual loss. So the limits stand far out: half as high again, one nat (up to three as long
+as little has been seen), and six standard errors above it. A run that learns, however noisy, never gets
+there; one that diverges stays there.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ from typing import Any
 
 WINDOW = 64
 """Steps that a mean is taken over."""
-FEWEST = 16
+FEWEST = 8
 """Steps before there is a mean to speak of."""
 LATEST = 8
-"""Steps whose mean says at once that a state may be bad, long before it is sure."""
+"""Steps whose mean says early that a state may be bad, before it is sure."""
 SPIKE = 10.0
 """A gradient norm of so many times the usual one stands out."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A window of steps: mean and spread (standard deviation) of the loss, median of the gradient norm."""
+    """A window of ``steps``: mean and spread (standard deviation) of the loss, median of the gradient norm."""
 
+    steps: int
     loss: float
     spread: float
     norm: float
 
     def limit(self, steps: int, *, factor: float = 1.5, more: float = 1.0) -> float:
         """The mean loss over this many steps above which a run is not what it was."""
-        return factor * self.loss + more + 6 * self.spread / math.sqrt(steps)
+        unsure = 2 * (1 - self.steps / WINDOW)
+        return factor * self.loss + more + unsure + 6 * self.spread / math.sqrt(steps)
 
     @property
     def ceiling(self) -> float:
@@ -41,7 +44,7 @@ class Level:
 
 
 class Watchdog:
-    """The last steps of a run, and ``best``: the window with the lowest mean loss."""
+    """The last steps of a run, and ``best``: the window that sets the lowest limit."""
 
     def __init__(self) -> None:
         self.best: Level | None = None
@@ -54,7 +57,7 @@ class Watchdog:
         self._losses = [*self._losses, counted][-WINDOW:]
         self._norms = [*self._norms, norm][-WINDOW:]
         now = self.now
-        if now is not None and (self.best is None or now.loss < self.best.loss):
+        if now is not None and (self.best is None or now.limit(WINDOW) < self.best.limit(WINDOW)):
             self.best = now
 
     @property
@@ -62,11 +65,9 @@ class Watchdog:
         """The last window; None in the first steps."""
         if len(self._losses) < FEWEST:
             return None
-        return Level(
-            loss=statistics.fmean(self._losses),
-            spread=statistics.pstdev(self._losses),
-            norm=statistics.median(self._norms),
-        )
+        mean = statistics.fmean(self._losses)
+        spread = math.sqrt(statistics.fmean([(loss - mean) ** 2 for loss in self._losses]))
+        return Level(steps=len(self._losses), loss=mean, spread=spread, norm=statistics.median(self._norms))
 
     @property
     def has_diverged(self) -> bool:
