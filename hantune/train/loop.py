@@ -84,10 +84,7 @@ class Loop:
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, generators, logs, best."""
-        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
-        checkpoints.restore_optimizer(
-            self.stepper.optimizer.optimizer, self.parameters, checkpoint.tensors("optimizer")
-        )
+        self.restore_weights(checkpoint)
         self._restore_scaler(checkpoint.state)
         self._events.truncate(checkpoint.state["events_offset"])
         self._answers.truncate(checkpoint.state["samples_offset"])
@@ -98,6 +95,13 @@ class Loop:
         self.meter.tokens, self.meter.seconds = checkpoint.state["tokens"], checkpoint.state["seconds"]
         self.step = self._saved_step = checkpoint.step
         checkpoints.restore_rng(checkpoint.tensors("rng"))
+
+    def restore_weights(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Only what was learned: weights, and with the moments their averages."""
+        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
+        checkpoints.restore_optimizer(
+            self.stepper.optimizer.optimizer, self.parameters, checkpoint.tensors("optimizer")
+        )
 
     def train(self) -> None:
         """Train to the end of the plan.
@@ -177,7 +181,7 @@ class Loop:
 
     def _evaluate_now(self) -> bool:
         """Evaluate; whether this is the best trained state so far."""
-        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"):
+        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.stepper.ema.taken():
             loss = self._evaluate(self.step)
         self.model.train()
         if loss is None or self.step == 0 or (self._best is not None and loss >= self._best[0]):

@@ -48,7 +48,7 @@ class Room:
         rng = rng_tensors()
         while True:
             try:
-                return self._stepper.train(self._feed.micro_batches(step, self.most))
+                return self._stepper.train(self._feed.micro_batches(step, self.most), step=step)
             except DoesNotFit as error:
                 batch = error.batch
             restore_rng(rng)
@@ -102,7 +102,7 @@ class Room:
             self._require(batch, self._cost(batch), free)
 
     def _cost(self, batch: Batch) -> Cost:
-        cost = try_batches(self._stepper.model, self._stepper.accelerator, [batch])[0]
+        cost = try_batches(self._stepper.model, self._stepper.accelerator, self._section, [batch])[0]
         self.seconds_per_position = cost.seconds / cost.positions
         return cost
 

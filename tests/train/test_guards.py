@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hantune.errors import TrainError
 from hantune.log import read_events
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
-from hantune.train.guards import MAX_SPIKES_TOLD, UPDATES_TO_MOVE, Guards
+from hantune.train.guards import MAX_SPIKES_TOLD, UPDATES_TO_MOVE, Finding, Guards
 from hantune.train.step import StepResult
 from tests.train.test_loop import make_loop, weights
 
@@ -37,16 +37,24 @@ def watching(*weight: float, **section: Any) -> tuple[Guards, nn.Parameter]:
     return guards, parameter
 
 
+def see_all(guards: Guards, results: Iterable[StepResult], *, last_good: int = 0) -> list[Finding]:
+    """What the guards have to tell of these steps."""
+    return [
+        finding
+        for step, seen in enumerate(results, start=1)
+        for finding in guards.see(step, seen, last_good=last_good)
+    ]
+
+
 def stopped_with(guards: Guards, results: list[StepResult], *, last_good: int = 4) -> TrainError:
     with pytest.raises(TrainError) as caught:
-        for step, seen in enumerate(results, start=1):
-            guards.see(step, seen, last_good=last_good)
+        see_all(guards, results, last_good=last_good)
     assert "第 4 步" in str(caught.value) or caught.value.code == "train.not-learning"
     assert "train." in (caught.value.hint or "") or "adapter." in (caught.value.hint or "")
     return caught.value
 
 
-# ---- figures that are not numbers -------------------------------------------------------------------------------------
+# ---- figures that are not numbers ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("setting", ["stop", "warn"])
@@ -69,13 +77,12 @@ def test_fp16_may_look_for_its_scale_as_long_as_it_comes_down() -> None:
     assert stopped_with(guards, [result(math.nan, scale=65536.0)] * 3).code == "train.not-finite"
 
 
-# ---- losses ------------------------------------------------------------------------------------------------------------
+# ---- losses -------------------------------------------------------------------------------------------------------
 
 
 def test_a_diverged_run_stops_at_the_last_good_checkpoint() -> None:
     guards, parameter = watching(learning_rate=1e-3)
-    with torch.no_grad():
-        parameter += 1
+    parameter.data.add_(1)
     error = stopped_with(guards, [result()] * 30 + [result(11.0)] * 60)
     assert error.code == "train.diverged"
     assert "2.00" in error.message
@@ -84,25 +91,19 @@ def test_a_diverged_run_stops_at_the_last_good_checkpoint() -> None:
 
 def test_asked_only_to_warn_it_says_so_once() -> None:
     guards, parameter = watching(guards="warn")
-    with torch.no_grad():
-        parameter += 1
-    found = [
-        finding
-        for step, seen in enumerate([result()] * 30 + [result(11.0)] * 60)
-        for finding in guards.see(step, seen, last_good=0)
-    ]
+    parameter.data.add_(1)
+    found = see_all(guards, [result()] * 30 + [result(11.0)] * 60)
     assert [finding.code for finding in found] == ["train.diverged"]
 
 
-# ---- gradients ---------------------------------------------------------------------------------------------------------
+# ---- gradients ----------------------------------------------------------------------------------------------------
 
 
 def test_a_gradient_spike_is_told_with_the_lines_of_its_step_but_not_for_ever() -> None:
     guards, parameter = watching()
-    with torch.no_grad():
-        parameter += 1
+    parameter.data.add_(1)
     lines = [f"a.jsonl:{line}" for line in range(1, 9)]
-    found = []
+    found: list[Finding] = []
     for step in range(1, 400):
         norm = 50.0 if step % 40 == 0 else 1.0
         found += guards.see(step, result(norm=norm), last_good=0, sources=lambda: lines)
@@ -115,17 +116,18 @@ def test_a_gradient_spike_is_told_with_the_lines_of_its_step_but_not_for_ever() 
 
 def test_a_gradient_below_the_clip_is_no_spike() -> None:
     guards, parameter = watching(max_grad_norm=2.0)
-    with torch.no_grad():
-        parameter += 1
+    parameter.data.add_(1)
     assert [guards.see(step, result(norm=0.01), last_good=0) for step in range(1, 60)] == [[]] * 59
     assert guards.see(60, result(norm=1.9), last_good=0) == []
     assert [finding.code for finding in guards.see(61, result(norm=2.1), last_good=0)] == ["train.gradient-spike"]
 
 
-# ---- weights -----------------------------------------------------------------------------------------------------------
+# ---- weights ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("norm", "words", "remedy"), [(0.0, "梯度全是 0", "adapter.targets"), (1.0, "学习率", "learning_rate")])
+@pytest.mark.parametrize(
+    ("norm", "words", "remedy"), [(0.0, "梯度全是 0", "adapter.targets"), (1.0, "学习率", "learning_rate")]
+)
 def test_weights_that_do_not_move_stop_the_run(norm: float, words: str, remedy: str) -> None:
     guards, _ = watching()
     skipped = result(norm=norm, is_updated=False)
@@ -141,14 +143,13 @@ def test_one_layer_that_does_not_move_is_told() -> None:
     moving, still = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
     guards = Guards({"a.lora_B.weight": moving, "b.lora_B.weight": still}, TrainSection())
     guards.start()
-    with torch.no_grad():
-        moving += 1
-    found = [finding for step in range(1, 30) for finding in guards.see(step, result(), last_good=0)]
+    moving.data.add_(1)
+    found = see_all(guards, [result()] * 30)
     assert [finding.code for finding in found] == ["train.not-learning"]
     assert "b.lora_B.weight" in found[0].text
 
 
-# ---- resumed -----------------------------------------------------------------------------------------------------------
+# ---- resumed ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [2, 9, 35, 50])
@@ -165,20 +166,18 @@ def test_restored_guards_judge_as_if_never_interrupted(cut: int) -> None:
         return found
 
     whole, parameter = watching()
-    with torch.no_grad():
-        parameter += 1
+    parameter.data.add_(1)
     expected = judge(whole, 0, len(results))
     assert expected[-1][0] == "train.diverged"
     first, parameter = watching()
-    with torch.no_grad():
-        parameter += 1
+    parameter.data.add_(1)
     found = judge(first, 0, cut)
     second = Guards({"layer.lora_B.default.weight": parameter}, TrainSection())
     second.restore(json.loads(json.dumps(first.state())))
     assert found + judge(second, cut, len(results)) == expected
 
 
-# ---- in the loop -------------------------------------------------------------------------------------------------------
+# ---- in the loop --------------------------------------------------------------------------------------------------
 
 
 def test_a_learning_rate_that_blows_up_stops_and_the_last_checkpoint_is_a_good_one(

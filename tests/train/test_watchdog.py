@@ -116,14 +116,13 @@ def test_a_state_is_suspect_long_before_the_run_is_stopped_and_good_again_after(
     dog = Watchdog()
     for _ in range(100):
         dog.add(2.0, 1.0)
-    assert not dog.is_suspect
+    assert (dog.is_suspect, dog.has_diverged) == (False, False)
     for _ in range(6):
         dog.add(9.0, 1.0)
-    assert dog.is_suspect
-    assert not dog.has_diverged
+    assert (dog.is_suspect, dog.has_diverged) == (True, False)
     for _ in range(8):
         dog.add(2.0, 1.0)
-    assert not dog.is_suspect
+    assert (dog.is_suspect, dog.has_diverged) == (False, False)
 
 
 def test_spikes_stand_out_among_the_last_steps_only_when_there_are_some() -> None:
