@@ -106,12 +106,12 @@ class Guards:
             )
 
     def _look_at_loss(self, step: int, last_good: int) -> list[Finding]:
-        now, best = self.watchdog.now, self.watchdog.best
-        if now is None or best is None or not self.watchdog.has_diverged:
+        best = self.watchdog.best
+        if best is None or not self.watchdog.has_diverged:
             return []
         error = TrainError(
             "train.diverged",
-            f"训练发散了: 损失从 {best.loss:.2f} 升到 {now.loss:.2f}, 降不回来; 好检查点到第 {last_good} 步",
+            f"训练发散了: 损失从 {best.loss:.2f} 升到 {self.watchdog.latest:.2f}, 降不回来; 好检查点到第 {last_good} 步",
             place=f"第 {step} 步",
             hint=self._half_the_rate,
         )

@@ -27,6 +27,7 @@ from hantune.train.plan import Plan
 from hantune.train.room import Room
 from hantune.train.step import Stepper, StepResult
 from hantune.train.stop import StopRequest
+from hantune.train.watchdog import WINDOW
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,7 +79,7 @@ class Loop:
         self._heartbeat = Heartbeat(run.log)
         self._best: tuple[float, int] | None = None
         self._saved_step = -1
-        self._is_save_due = False
+        self._due_since: int | None = None
         self.good_step = 0
         """The newest step whose checkpoint is good as far as the guards can tell; 0 = none yet."""
 
@@ -175,9 +176,16 @@ class Loop:
         improved = False
         if is_last or self.step % self.plan.eval_every == 0:
             improved = self._evaluate_now()
-        self._is_save_due |= self.step % self.plan.save_every == 0
-        if is_last or improved or (self._is_save_due and not self.guards.is_suspect):
+        if is_last or improved or self._is_save_due():
             self.save()
+
+    def _is_save_due(self) -> bool:
+        """Whether to save by the calendar. A state that may be bad is left for later, unless it stays like that."""
+        if self._due_since is None and self.step % self.plan.save_every == 0:
+            self._due_since = self.step
+        if self._due_since is None:
+            return False
+        return not self.guards.is_suspect or self.step - self._due_since >= WINDOW
 
     def _evaluate_now(self) -> bool:
         """Evaluate; whether this is the best trained state so far."""
@@ -191,7 +199,7 @@ class Loop:
 
     def save(self) -> None:
         """A checkpoint of this step boundary, unless it is already there."""
-        self._is_save_due = False
+        self._due_since = None
         if self._saved_step == self.step:
             return
         if not self.guards.is_suspect:

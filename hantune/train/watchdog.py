@@ -18,7 +18,7 @@ WINDOW = 64
 FEWEST = 8
 """Steps before there is a mean to speak of."""
 LATEST = 8
-"""Steps whose mean says early that a state may be bad, before it is sure."""
+"""Steps whose mean says early that a state may be bad."""
 SPIKE = 10.0
 """A gradient norm of so many times the usual one stands out."""
 
@@ -53,8 +53,7 @@ class Watchdog:
 
     def add(self, loss: float, norm: float) -> None:
         """One more step, both figures finite."""
-        counted = loss if self.best is None else min(loss, self.best.ceiling)
-        self._losses = [*self._losses, counted][-WINDOW:]
+        self._losses = [*self._losses, loss][-WINDOW:]
         self._norms = [*self._norms, norm][-WINDOW:]
         now = self.now
         if now is not None and (self.best is None or now.limit(WINDOW) < self.best.limit(WINDOW)):
@@ -65,9 +64,20 @@ class Watchdog:
         """The last window; None in the first steps."""
         if len(self._losses) < FEWEST:
             return None
-        mean = statistics.fmean(self._losses)
-        spread = math.sqrt(statistics.fmean([(loss - mean) ** 2 for loss in self._losses]))
-        return Level(steps=len(self._losses), loss=mean, spread=spread, norm=statistics.median(self._norms))
+        losses = self._counted()
+        mean = statistics.fmean(losses)
+        spread = math.sqrt(statistics.fmean([(loss - mean) ** 2 for loss in losses]))
+        return Level(steps=len(losses), loss=mean, spread=spread, norm=statistics.median(self._norms))
+
+    def _counted(self) -> list[float]:
+        """The losses of the last steps, each at most the ceiling."""
+        ceiling = math.inf if self.best is None else self.best.ceiling
+        return [min(loss, ceiling) for loss in self._losses]
+
+    @property
+    def latest(self) -> float:
+        """The loss of the very last steps (median)."""
+        return statistics.median(self._losses[-LATEST:])
 
     @property
     def has_diverged(self) -> bool:
@@ -83,7 +93,8 @@ class Watchdog:
         """Whether the very last steps look as if the run began to diverge: no state to keep as a good one."""
         if self.best is None:
             return False
-        return statistics.fmean(self._losses[-LATEST:]) > self.best.limit(LATEST)
+        losses = self._counted()
+        return max(losses[-3:]) > self.best.limit(1) or statistics.fmean(losses[-LATEST:]) > self.best.limit(LATEST)
 
     def is_spike(self, norm: float) -> bool:
         """Whether a gradient norm stands out among those of the last steps."""
