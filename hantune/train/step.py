@@ -136,10 +136,10 @@ class Stepper:
             ) from error
 
     def bytes_to_come(self) -> int:
-        """What the first update will take for the optimiser's moments; 0 once they are there."""
+        """What the first update will take for the optimiser's moments and averages; 0 once they are there."""
         if self.optimizer.state:
             return 0
-        return 2 * self.gradient_bytes()
+        return (3 if self._section.ema_decay else 2) * self.gradient_bytes()
 
     def gradient_bytes(self) -> int:
         """What the gradients of all that is learned take."""
