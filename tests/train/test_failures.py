@@ -23,6 +23,7 @@ from hantune.train.step import Stepper
 from tests.runs import small_config
 from tests.train.test_loop import make_loop, weights
 
+
 class Passes:
     """Counts the forward passes of training and does what a failure does at the chosen ones."""
 

@@ -20,6 +20,7 @@ from hantune.data.types import Example
 from hantune.errors import Interrupted
 from hantune.infer.engine import open_engine
 from hantune.log import read_events
+from hantune.models import attention
 from hantune.models.adapter import NEW_ROWS, attach_lora
 from hantune.models.loss import supervised_nats
 from hantune.paths import RunFolder
@@ -27,6 +28,7 @@ from hantune.train import checkpoint as checkpoints
 from hantune.train.lora_kernels import fuse_lora
 from hantune.train.optim import trained_parameters
 from hantune.train.parallel import make_accelerator
+from hantune.train.pointwise import fuse_attention, fuse_pointwise
 from hantune.train.precision import choose_precision
 from hantune.train.ready import get_ready
 from hantune.train.run import train
@@ -59,12 +61,22 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def make(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Make:
-    """``make(**section)``: a tiny Llama, the last rows of whose vocabulary are new, with an adapter."""
+    """``make(fast=False, **section)``: a tiny Llama, the last rows of whose vocabulary are new, with an adapter.
 
-    def build(**section: Any) -> Any:
+    ``fast``: everything of it computed as in a run on a CPU.
+    """
+
+    def build(fast: bool = False, **section: Any) -> Any:
         model = tiny_llama(sp_tokenizer, vocab_size=300)
         setattr(model.config, NEW_ROWS, [250, 300])
-        return attach_lora(model, AdapterSection(**({"rank": 4, "embeddings": "frozen"} | section)), seed=1).train()
+        if fast:
+            assert attention.use(model, longest=64)
+        model = attach_lora(model, AdapterSection(**({"rank": 4, "embeddings": "frozen"} | section)), seed=1)
+        if fast:
+            assert fuse_lora(model)
+            assert fuse_pointwise(model)
+            assert fuse_attention(model)
+        return model.train()
 
     return build
 
@@ -124,29 +136,27 @@ def our_losses(model: Any, layout: Layout, *, steps: int = STEPS, **settings: An
 
 
 def assert_same_course(make: Make, layout: Layout, adapter: dict[str, Any], **settings: Any) -> None:
-    expected, fused = pefts_losses(make(**adapter), **settings), make(**adapter)
-    assert fuse_lora(fused)
-    found = our_losses(fused, layout, **settings)
+    expected = pefts_losses(make(**adapter), **settings)
+    found = our_losses(make(fast=True, **adapter), layout, **settings)
     assert expected[-1] < expected[0] - 0.1, "it learns"
     assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_after_fifty_steps_the_losses_are_pefts(adapter: str, make: Make) -> None:
-    assert_same_course(make, "sorted", ADAPTERS[adapter])
+    assert_same_course(make, "packed", ADAPTERS[adapter])
 
 
 @pytest.mark.parametrize("option", ["lora-plus", "smoothing"])
 def test_with_options_of_training_too(option: str, make: Make) -> None:
-    assert_same_course(make, "packed", {}, **LOSSES[option])
+    assert_same_course(make, "sorted", {}, **LOSSES[option])
 
 
 @pytest.mark.parametrize("layout", ["sorted", "packed"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_gradients_are_pefts(adapter: str, layout: Layout, make: Make) -> None:
     [examples] = cuts(1)
-    plain, fused = move(make(**ADAPTERS[adapter])), move(make(**ADAPTERS[adapter]))
-    assert fuse_lora(fused)
+    plain, fused = (move(make(fast, **ADAPTERS[adapter])) for fast in (False, True))
     pefts_loss(plain, examples).backward()
     nats, count = supervised_nats(fused, collate(examples, layout=layout, pad_id=3))
     (nats / count).backward()
@@ -157,12 +167,11 @@ def test_gradients_are_pefts(adapter: str, layout: Layout, make: Make) -> None:
 
 
 def test_dropout_is_left_to_peft(make: Make) -> None:
-    """Not one bit differs: the fused path steps aside."""
+    """Not one bit differs: the fused layer steps aside."""
     found = []
     for is_fused in (False, True):
         model = make(dropout=0.3)
-        if is_fused:
-            fuse_lora(model)
+        assert not is_fused or fuse_lora(model)
         torch.manual_seed(0)
         found.append(our_losses(model, "sorted", steps=10))
     assert found[0] == found[1]
@@ -209,15 +218,11 @@ def run_loop(folder: Path, model: Any, *, stop_at: int | None = None, resume: bo
 def test_a_resumed_run_is_bit_identical(
     adapter: dict[str, Any], settings: dict[str, Any], make: Make, tmp_path: Path
 ) -> None:
-    def fresh() -> Any:
-        model = make(**adapter)
-        fuse_lora(model)
-        return model
-
-    whole = run_loop(tmp_path / "whole", fresh(), **settings)
+    settings = {"batching": "packed"} | settings
+    whole = run_loop(tmp_path / "whole", make(fast=True, **adapter), **settings)
     with pytest.raises(Interrupted):
-        run_loop(tmp_path / "cut", fresh(), stop_at=2, **settings)
-    cut = run_loop(tmp_path / "cut", fresh(), resume=True, **settings)
+        run_loop(tmp_path / "cut", make(fast=True, **adapter), stop_at=2, **settings)
+    cut = run_loop(tmp_path / "cut", make(fast=True, **adapter), resume=True, **settings)
     for is_averaged in (False, True):
         for name, parameter in whole.parameters.items():
             assert torch.equal(parameter, cut.parameters[name]), (is_averaged, name)
