@@ -177,7 +177,7 @@ def largest_batch(
     """
     order = np.argsort(-lengths, kind="stable")
     if layout == "packed":
-        return _fullest_row(order.tolist(), lengths, batch_size, batch_tokens)
+        return _fullest_row(order, lengths, batch_size, batch_tokens)
     sizes = lengths[order].astype(np.int64)
     rows = np.minimum(batch_size, np.arange(len(order), 0, -1))
     if batch_tokens is not None:
@@ -186,16 +186,22 @@ def largest_batch(
     return [int(sample) for sample in order[start : start + rows[start]]]
 
 
-def _fullest_row(order: list[int], lengths: np.ndarray, batch_size: int, batch_tokens: int | None) -> list[int]:
-    """The longest samples that fit into one row, then the longest of the rest that still do."""
-    row, used = order[:1], int(lengths[order[0]])
-    for sample in order[1:]:
-        if len(row) == batch_size or (batch_tokens is not None and used >= batch_tokens):
+def _fullest_row(order: np.ndarray, lengths: np.ndarray, batch_size: int, batch_tokens: int | None) -> list[int]:
+    """The fuller of: the longest sample and the longest that still fit beside it; neighbours in length."""
+    ends = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
+    budget = int(ends[-1]) if batch_tokens is None else batch_tokens
+    row, used = [int(order[0])], int(lengths[order[0]])
+    for sample in order[1:].tolist():
+        if len(row) == batch_size or used >= budget:
             break
-        if batch_tokens is None or used + lengths[sample] <= batch_tokens:
+        if used + lengths[sample] <= budget:
             row.append(sample)
             used += int(lengths[sample])
-    return row
+    starts = np.arange(len(order))
+    stops = np.minimum(np.searchsorted(ends, ends[:-1] + budget, side="right") - 1, starts + batch_size)
+    sums = ends[np.maximum(stops, starts + 1)] - ends[:-1]
+    best = int(np.argmax(sums))
+    return row if used >= sums[best] else order[best : stops[best]].tolist()
 
 
 def useful_share(batches: Sequence[Sequence[int]], lengths: np.ndarray, layout: Layout) -> float:

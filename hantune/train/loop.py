@@ -138,8 +138,9 @@ class Loop:
 
     def _begin(self) -> None:
         """What comes before the first step of a process."""
-        with self._heartbeat.on("trial", "试跑最大的一批", self.room.describe(self.step)):
-            self.room.try_largest(self.step)
+        if self.step < self.plan.total_steps:
+            with self._heartbeat.on("trial", "试跑最大的一批, 看内存够不够"):
+                self.room.try_largest(self.step)
         if self.step == 0:
             torch.manual_seed(self._section.seed)
             self.guards.start()
