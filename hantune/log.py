@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ class Console:
         self.warnings: list[str] = []
         self._bar_drawn = False
         self._copy: TextIO | None = None
+        self._lock = threading.RLock()
 
     @contextlib.contextmanager
     def copied_to(self, path: Path) -> Iterator[None]:
@@ -83,11 +85,11 @@ class Console:
 
     def _write(self, text: str) -> None:
         """A GBK or ASCII console must never stop the work: what it cannot show becomes ``?``."""
-        if self._bar_drawn:
-            text = "\r\x1b[K" + text
-            self._bar_drawn = False
         encoding = self.stream.encoding or "utf-8"
-        with contextlib.suppress(BrokenPipeError, ValueError):
+        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
+            if self._bar_drawn:
+                text = "\r\x1b[K" + text
+                self._bar_drawn = False
             self.stream.write(text.encode(encoding, "replace").decode(encoding, "replace"))
             self.stream.flush()
 
@@ -98,8 +100,9 @@ class Console:
         text = bar.line(max(SHORTEST_BAR, BAR - too_long))
         while self._width(text) > columns:
             text = text[:-1]
-        self._write("\r\x1b[K" + text)
-        self._bar_drawn = True
+        with self._lock:
+            self._write("\r\x1b[K" + text)
+            self._bar_drawn = True
 
     def _columns(self) -> int:
         """Of the terminal that stderr is, wherever stdout goes."""

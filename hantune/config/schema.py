@@ -91,6 +91,9 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "用什么算; auto = 有能用的显卡就用显卡")
     threads: Positive | None = _setting(None, "CPU 线程数; 空 = 物理核数")
     activation_checkpointing: bool = _setting(False, "用时间换显存: 反向时重算中间结果")
+    guards: Literal["stop", "warn"] = _setting(
+        "stop", "训练发散或学不动时: stop = 停在上一个好检查点; warn = 只提醒, 接着练"
+    )
     save_every_steps: Positive | None = _setting(None, "每多少步存一个检查点; 空 = 全程存 5 次左右")
     final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 验证损失最低的一步")
     keep_checkpoints: Annotated[int, Field(ge=2)] = _setting(3, "保留最近几个检查点 (最好的另外保留)")

@@ -134,7 +134,11 @@ class Stepper:
         """What the first update will take for the optimiser's moments; 0 once they are there."""
         if self.optimizer.state:
             return 0
-        return sum(2 * parameter.numel() * parameter.element_size() for parameter in self.parameters.values())
+        return 2 * self.gradient_bytes()
+
+    def gradient_bytes(self) -> int:
+        """What the gradients of all that is learned take."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters.values())
 
     def release(self) -> None:
         """Give back what a pass that failed has left behind."""

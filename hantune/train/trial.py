@@ -37,8 +37,8 @@ class Cost:
 def try_batches(model: nn.Module, accelerator: Accelerator, batches: Sequence[Batch]) -> list[Cost]:
     """What each micro-batch takes, in order; the first of a process also warms up libraries and kernels.
 
-    Law: a run that was preceded by any number of trials is bit-identical to one that was not. What a batch raises
-    (out of memory) comes through, with nothing left behind either.
+    Law: a run that was preceded by any number of trials is bit-identical to one that was not.
+    Raises: DoesNotFit, with nothing left behind either.
     """
     rng, was_training = rng_tensors(), model.training
     model.train()

@@ -7,12 +7,13 @@ import math
 import pytest
 
 from hantune.errors import TrainError
+from hantune.config.schema import TrainSection
 from hantune.train.guards import Guards
 from hantune.train.step import StepResult
 
 
 def test_three_bad_steps_in_a_row_stop_the_run() -> None:
-    guards = Guards()
+    guards = Guards({}, TrainSection())
     bad = StepResult(loss=math.nan, grad_norm=1.0, tokens=1, supervised=1)
     good = StepResult(loss=1.0, grad_norm=1.0, tokens=1, supervised=1)
     for step, result in enumerate((bad, bad, good, bad, bad), start=1):

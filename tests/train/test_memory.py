@@ -34,7 +34,7 @@ def test_the_tightest_group_on_the_way_up_counts_and_file_pages_are_free(tmp_pat
             "sys/fs/cgroup/jobs/mine/memory.current": str(GIB),
             "sys/fs/cgroup/jobs/memory.max": str(4 * GIB),
             "sys/fs/cgroup/jobs/memory.current": str(3 * GIB),
-            "sys/fs/cgroup/jobs/memory.stat": f"anon 5\ninactive_file {GIB}\nactive_file 7",
+            "sys/fs/cgroup/jobs/memory.stat": f"anon 5\ninactive_file {GIB - 7}\nactive_file 7",
         },
     )
     assert free_host_memory(root) == 2 * GIB

@@ -12,6 +12,7 @@ import torch
 from hantune.data.batch import collate_samples
 from hantune.train.parallel import make_accelerator
 from hantune.train.precision import choose_precision
+from hantune.train.step import DoesNotFit
 from hantune.train.trial import try_batches
 from tests.train.test_loop import CPU, Chats, make_loop, weights
 
@@ -60,11 +61,12 @@ def test_a_failed_trial_leaves_nothing_either(tiny_llama: Callable[..., Any], sp
     full = torch.OutOfMemoryError("no memory")
 
     def fail(module: Any, inputs: Any, output: Any) -> None:
-        if output.shape[0] > 10:
+        if output[0].shape[0] > 10:
             raise full
 
-    model.lm_head.register_forward_hook(fail)
-    with pytest.raises(torch.OutOfMemoryError):
+    model.model.register_forward_hook(fail)
+    with pytest.raises(DoesNotFit) as caught:
         tried(model, [0], list(range(24)))
+    assert caught.value.batch.indices == tuple(range(24))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
