@@ -203,8 +203,8 @@ def restore_optimizer(
     """The inverse of ``optimizer_state``, on each parameter's device."""
     for key, value in {**tensors, **values}.items():
         name, slot = key.rsplit("|", 1)
-        is_tensor = isinstance(value, Tensor)
-        optimizer.state[parameters[name]][slot] = value.to(parameters[name].device) if is_tensor else value
+        parameter = parameters[name]
+        optimizer.state[parameter][slot] = value.to(parameter.device) if isinstance(value, Tensor) else value
 
 
 def restore_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
@@ -225,7 +225,7 @@ def restore_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str
 
 
 def rng_tensors() -> dict[str, Tensor]:
-    """The states of torch's generators (dropout draws from them; nothing in training draws from Python's or numpy's)."""
+    """The states of torch's generators: dropout draws from them, and nothing in training from Python's or numpy's."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}

@@ -71,6 +71,10 @@ class Course:
         _, ends = self._steps(epoch)
         return epoch.number * len(self._lengths) + int(ends[step - epoch.first_step - 1])
 
+    def epochs_before(self, step: int) -> float:
+        """The same in epochs."""
+        return self.samples_before(step) / len(self._lengths)
+
     def place(self, step: int) -> tuple[float, float]:
         """Where ``step`` stands in the schedule of the learning rate: (step, total), both in steps of the last deal.
 
@@ -90,7 +94,7 @@ class Course:
         return _Epoch(number, number * count, count, ((0, samples_per_step),))
 
     def _steps(self, epoch: _Epoch) -> tuple[list[np.ndarray], np.ndarray]:
-        """All steps of an epoch, and how many of its samples are trained after each; the last epoch asked for is kept."""
+        """All steps of an epoch, and how many of its samples are trained after each; the last epoch stays."""
         if self._dealt is None or self._dealt[0] != epoch:
             steps = self._deal(epoch.number, epoch.cuts)
             self._dealt = (epoch, steps, _ends(steps))

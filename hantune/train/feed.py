@@ -35,6 +35,11 @@ class Feed:
         """Real tokens of the step's samples."""
         return int(self._lengths[self.samples_of_step(step)].sum())
 
+    def squares_of_step(self, step: int) -> int:
+        """The lengths of the step's samples, squared and summed."""
+        lengths = self._lengths[self.samples_of_step(step)].astype(np.int64)
+        return int((lengths * lengths).sum())
+
     def micro_batches(self, step: int, most: int | None = None) -> list[Batch]:
         """The step's samples, cut and collated; what computes more than ``most`` positions is halved by samples."""
         cuts = micro_batches(

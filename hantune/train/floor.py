@@ -1,8 +1,10 @@
 """What training must multiply at least, and how fast this machine multiplies: together the floor under its time.
 
-FLOP of one matrix product of m weights (m = inputs x outputs), for each token that goes through it:
+FLOP of one matrix of m weights (m = inputs x outputs), for each token that goes through it:
 
-    forward 2 m    gradient of the input 2 m, where something below is learned    gradient of the weights 2 m, if learned
+    forward 2 m
+    gradient of the input 2 m, where something below is learned
+    gradient of the weights 2 m, if they are learned
 
 so 6 m for what is learned, 4 m for frozen weights above the lowest learned one, 2 m below it: close to the well known
 6 N of full training, and 4 N of LoRA. The head counts only positions with a label. A document of s tokens adds
@@ -89,7 +91,7 @@ def _matrix(module: nn.Module) -> tuple[int, int] | None:
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if type(module).__name__ == "Conv1D":  # GPT-2's linear layer
-        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr, index, return-value]
+        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[index, return-value]
     return None
 
 
@@ -103,14 +105,11 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, rows: int, shape: t
 
     Nothing is drawn and no state is left, so that a run does not depend on it.
     """
-    return _measured(device.type, device.index, dtype, rows, shape, torch.get_num_threads())
+    return _measured(device, dtype, rows, shape, torch.get_num_threads())
 
 
 @functools.cache
-def _measured(
-    kind: str, index: int | None, dtype: torch.dtype, rows: int, shape: tuple[int, int], threads: int
-) -> float:
-    device = torch.device(kind, index)
+def _measured(device: torch.device, dtype: torch.dtype, rows: int, shape: tuple[int, int], threads: int) -> float:
     inputs, outputs = shape
     with torch.no_grad():
         weight = torch.linspace(-1, 1, inputs * outputs, device=device).to(dtype).view(outputs, inputs)

@@ -1,4 +1,4 @@
-"""What a run costs: real (unpadded) tokens over wall time, the share of what the machine could do, memory, time left."""
+"""What a run costs: real (unpadded) tokens over time, the share of what the machine could do, memory, time left."""
 
 from __future__ import annotations
 
@@ -111,15 +111,17 @@ class Meter:
             found["cuda_reserved_peak"] = torch.cuda.max_memory_reserved(self._device)
         return {name: value for name, value in found.items() if value is not None}
 
-    def seconds_left(self, *, tokens: float, evals: int, saves: int) -> float | None:
-        """How long so many tokens, evaluations and saves take, as things went so far; None before the first step."""
+    @property
+    def elapsed(self) -> float:
+        """Seconds of steps, evaluations and saves."""
+        return self.seconds + sum(seconds for seconds, _ in self.other.values())
+
+    def seconds_left(self, *, share: float, evals: int, saves: int) -> float:
+        """How long the rest takes, as things went so far: ``share`` of the run's samples are trained (0.0 to 1.0)."""
         speed = self.tokens_per_second
-        if not speed:
-            return None
-        return tokens / speed + sum(
-            count * seconds / max(1, times)
-            for count, (seconds, times) in zip((evals, saves), self.other.values(), strict=True)
-        )
+        steps = self.tokens * (1 / share - 1) / speed if share and speed else 0.0
+        waits = zip((evals, saves), self.other.values(), strict=True)
+        return max(0.0, steps) + sum(count * seconds / max(1, times) for count, (seconds, times) in waits)
 
     def now(self) -> dict[str, Any]:
         """The figures of a step's event."""

@@ -36,6 +36,10 @@ class Plan:
     run_samples: int
     deals: tuple[Deal, ...]
 
+    def times_left(self, step: int, every: int) -> int:
+        """How often something that is done every so many steps and at the end is still to come after ``step``."""
+        return math.ceil(self.total_steps / every) - step // every if step < self.total_steps else 0
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -65,14 +69,12 @@ def make_plan(config: RunConfig, *, num_samples: int, num_val: int, can_pack: bo
     )
 
 
-def continued(
-    plan: Plan, config: RunConfig, lengths: np.ndarray, *, step: int, recorded: Mapping[str, Any] | None
-) -> Plan:
-    """The plan of a run that goes on at ``step``. ``plan``: as if it began now; ``recorded``: its checkpoint's state."""
-    if recorded is None:
+def continued(plan: Plan, config: RunConfig, lengths: np.ndarray, state: Mapping[str, Any] | None) -> Plan:
+    """The plan of a run that goes on from a checkpoint with this ``state``. ``plan``: as if the run began now."""
+    if state is None:
         return plan
-    deals = dealt_from((Deal(*deal) for deal in recorded["deals"]), step, plan.samples_per_step)
-    plan = replace(plan, deals=deals, run_samples=recorded["run_samples"])
+    deals = dealt_from((Deal(*deal) for deal in state["deals"]), state["step"], plan.samples_per_step)
+    plan = replace(plan, deals=deals, run_samples=state["run_samples"])
     total = course_of(plan, lengths, config.train.seed).total_steps
     return replace(
         plan,

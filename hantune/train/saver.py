@@ -21,13 +21,12 @@ SPARE_BYTES = 512 << 20
 
 
 class Saver:
-    """Puts snapshots on disk, in order. ``last``: the step of the newest one that is there; -1 without any.
+    """Puts snapshots on disk, in order.
 
     ``tell`` hears of each one in the thread of the run, at a step boundary, once it is on disk.
     """
 
     def __init__(self, run: RunFolder, *, keep: int, tell: Callable[[int], None]) -> None:
-        self.last = -1
         self._run = run
         self._keep = keep
         self._tell = tell
@@ -61,7 +60,6 @@ class Saver:
             writer.join()
         if writer.error is not None:
             raise writer.error
-        self.last = writer.step
         self._tell(writer.step)
 
     def __enter__(self) -> Saver:
@@ -88,11 +86,11 @@ class _Writer(threading.Thread):
         super().__init__(name="hantune-save", daemon=True)
         self.step = snapshot.step
         self.error: BaseException | None = None
-        self._work = lambda: save_checkpoint(run, snapshot, keep=keep)
+        self._folder, self._snapshot, self._keep = run, snapshot, keep
 
     def run(self) -> None:
         try:
-            self._work()
+            save_checkpoint(self._folder, self._snapshot, keep=self._keep)
         except BaseException as error:  # raised again in the run's own thread
             self.error = error
 
