@@ -139,7 +139,7 @@ class Progress:
         self._total = total
         self._unit = unit
         self._start = time.monotonic()
-        self._shown = self._start
+        self._now = self._shown = self._start
         self._was_shown = False
         self.done = self._first = done
         self.note = ""
@@ -154,7 +154,7 @@ class Progress:
         self.left = left
         if note is not None:
             self.note = note
-        now = time.monotonic()
+        now = self._now = time.monotonic()
         if self._console.quiet:
             return
         if self._console.is_terminal:
@@ -169,7 +169,7 @@ class Progress:
 
     def line(self, width: int = BAR) -> str:
         """The bar as text: title, share (in ``width`` blocks), count, time left, note."""
-        elapsed = time.monotonic() - self._start
+        elapsed = self._now - self._start
         parts = [self._title]
         if self._total:
             share = min(1.0, self.done / self._total)

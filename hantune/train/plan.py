@@ -41,7 +41,7 @@ class Plan:
         return math.ceil(self.total_steps / every) - step // every if step < self.total_steps else 0
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "deals": [list(deal) for deal in self.deals]}
 
 
 def make_plan(config: RunConfig, *, num_samples: int, num_val: int, can_pack: bool) -> Plan:

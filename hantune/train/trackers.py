@@ -24,6 +24,8 @@ MOST_WAITING = 10_000
 """Figures that wait for a tracker before it is given up."""
 CLOSE_SECONDS = 30.0
 """How long the end of a run waits for what trackers still have to send."""
+PATIENCE_SECONDS = 2.0
+"""How long before it says what it waits for."""
 FAILED_CLOSE_SECONDS = 5.0
 """The same where the run ends by an error or a signal."""
 
@@ -62,7 +64,7 @@ class Trackers:
             for tracker in self._live:
                 tracker.send(None)
             for tracker in self._live:
-                tracker.join(2)
+                tracker.join(PATIENCE_SECONDS)
                 if tracker.is_alive():
                     console.say(f"等记录工具 {tracker.kind} 发完 (最多 {max(0, end - time.monotonic()):.0f} 秒)")
                     tracker.join(max(0, end - time.monotonic()))
