@@ -163,7 +163,7 @@ def note(figures: Mapping[str, Any]) -> str:
     """A step's figures as they stand behind a progress bar: speed, share of the machine, memory."""
     parts = [f"{figures['tokens_per_second']:.0f} 词元/秒"]
     if "matmul_share" in figures:
-        parts.append(f"算力用到 {figures['matmul_share']:.0%}")
+        parts.append(f"算力 {figures['matmul_share']:.0%}")
     for name, word in (("cuda_memory_peak", "显存"), ("memory", "内存")):
         if name in figures:
             return "  ".join([*parts, f"{word} {figures[name] / 2**30:.1f} GB"])

@@ -104,7 +104,7 @@ def test_the_memory_of_the_process_is_told() -> None:
     ("figures", "text"),
     [
         ({"tokens_per_second": 574.3}, "574 词元/秒"),
-        ({"tokens_per_second": 9, "matmul_share": 0.568}, "9 词元/秒  算力用到 57%"),
+        ({"tokens_per_second": 9, "matmul_share": 0.568}, "9 词元/秒  算力 57%"),
         ({"tokens_per_second": 9, "memory": 3 << 29}, "9 词元/秒  内存 1.5 GB"),
         ({"tokens_per_second": 9, "memory": 1, "cuda_memory_peak": 9 << 30}, "9 词元/秒  显存 9.0 GB"),
     ],
