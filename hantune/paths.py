@@ -48,10 +48,6 @@ class RunFolder:
         return self.root / "events.jsonl"
 
     @property
-    def trainer_log(self) -> Path:
-        return self.root / "trainer_log.jsonl"
-
-    @property
     def log(self) -> Path:
         return self.root / "log.txt"
 

@@ -44,6 +44,7 @@ from hantune.train.setup import (
     write_mask_sample,
 )
 from hantune.train.trackers import Trackers
+from hantune.train.trainer_log import FILE as TRAINER_LOG
 from hantune.train.trainer_log import TrainerLog
 from hantune.train.watch import Watch
 
@@ -233,7 +234,7 @@ def _perform(
     with (
         closing(EventLog(run.events)) as events,
         closing(EventLog(run.samples)) as answers,
-        closing(TrainerLog(run.trainer_log)) as trainer_log,
+        closing(TrainerLog(run.root / TRAINER_LOG)) as trainer_log,
         Trackers(config.log.trackers, run, settings_of(config)) as trackers,
     ):
         watch = Watch(config, material, model, accelerator, events, answers, trackers)

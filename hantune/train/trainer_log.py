@@ -13,6 +13,8 @@ from typing import Any
 
 from hantune.log import JsonLines
 
+FILE = "trainer_log.jsonl"
+
 
 class TrainerLog(JsonLines):
     """The lines of one run."""

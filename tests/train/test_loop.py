@@ -31,7 +31,7 @@ from hantune.train.meter import Floor, Meter
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import continued, make_plan
 from hantune.train.precision import choose_precision
-from hantune.train.trainer_log import TrainerLog
+from hantune.train.trainer_log import FILE, TrainerLog
 
 CPU = torch.device("cpu")
 
@@ -147,7 +147,7 @@ def make_loop(
         run=run,
         events=events,
         answers=EventLog(run.samples),
-        trainer_log=TrainerLog(run.trainer_log),
+        trainer_log=TrainerLog(run.root / FILE),
         evaluate=evaluate or (lambda step: None),
     )
     return loop, events
@@ -312,7 +312,7 @@ def test_each_checkpoint_is_told_once_and_only_when_it_is_there(
     assert [event["step"] for event in read_events(run.events, "checkpoint")] == [1, 2, 3]
     loop.train()
     assert [event["step"] for event in read_events(run.events, "checkpoint")] == list(range(1, loop.step + 1))
-    lines = [json.loads(line) for line in run.trainer_log.read_bytes().splitlines()]
+    lines = [json.loads(line) for line in (run.root / FILE).read_bytes().splitlines()]
     assert [line["current_steps"] for line in lines] == list(range(1, loop.step + 1))
 
 
