@@ -25,6 +25,8 @@ UPDATES_TO_MOVE = 10
 MAX_SPIKES_TOLD = 5
 """Gradient spikes that a run tells of; more say nothing new."""
 
+MAX_SOURCES = 64
+"""Places that the event log keeps of such a step."""
 SUM_AT_ONCE = 1 << 24
 """Numbers of a weight that are summed at once: their copies in double precision take 128 MiB."""
 
@@ -104,12 +106,12 @@ class Guards:
             )
 
     def _look_at_loss(self, step: int, last_good: int) -> list[Finding]:
-        now, best = self.watchdog.now, self.watchdog.best
-        if now is None or best is None or not self.watchdog.has_diverged:
+        best = self.watchdog.best
+        if best is None or not self.watchdog.has_diverged:
             return []
         error = TrainError(
             "train.diverged",
-            f"训练发散了: 损失从 {best.loss:.2f} 升到 {now.loss:.2f}, 降不回来; 好检查点到第 {last_good} 步",
+            f"训练发散了: 损失从 {best.loss:.2f} 升到 {self.watchdog.latest:.2f}, 降不回来; 好检查点到第 {last_good} 步",
             place=f"第 {step} 步",
             hint=self._half_the_rate,
         )
@@ -121,8 +123,11 @@ class Guards:
             return []
         self._spikes += 1
         places = sources()
-        text = f"第 {step} 步的梯度突然变大 ({result.grad_norm:.1f}), 看看这一步的数据: {_listed(places)}"
-        return [Finding("train.gradient-spike", text, places)]
+        text = (
+            f"第 {step} 步的梯度突然变大 ({result.grad_norm:.1f}); 看看这一步的数据: {_listed(places)}; "
+            "反复出现就减小 train.learning_rate"
+        )
+        return [Finding("train.gradient-spike", text, places[:MAX_SOURCES])]
 
     def _look_at_weights(self, step: int, result: StepResult) -> list[Finding]:
         """Whether anything was learned, looked at once."""

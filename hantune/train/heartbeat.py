@@ -50,7 +50,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._watch, name="hantune-heartbeat", daemon=True)
         self._longest: dict[str, float] = {}
         self._work: tuple[str, str, Details] | None = None
-        self._since = self._next = clock()
+        self._since = self._late = self._next = clock()
 
     def __enter__(self) -> Heartbeat:
         if self._log is not None:
@@ -71,7 +71,7 @@ class Heartbeat:
     def on(self, kind: str, title: str, details: Details = str) -> Iterator[None]:
         """The work inside is watched. ``kind``: work that takes alike; ``details`` is asked only when it is late."""
         self._since = self._clock()
-        self._next = self._since + max(FIRST, PATIENCE * self._longest.get(kind, 0.0))
+        self._late = self._next = self._since + max(FIRST, PATIENCE * self._longest.get(kind, 0.0))
         self._work = (kind, title, details)
         try:
             yield
@@ -82,8 +82,10 @@ class Heartbeat:
     def look(self) -> None:
         """Say what is being waited for, if it is time to."""
         work, now = self._work, self._clock()
-        if work is None or now < self._next:
+        if work is None or now < self._late:
             self._postpone_stacks()
+            return
+        if now < self._next:
             return
         self._next = now + EVERY
         _, title, details = work

@@ -31,6 +31,7 @@ from hantune.train.saver import Saver
 from hantune.train.step import Stepper, StepResult
 from hantune.train.stop import StopRequest
 from hantune.train.trainer_log import TrainerLog
+from hantune.train.watchdog import WINDOW
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,19 +87,13 @@ class Loop:
         self._best: tuple[float, int] | None = None
         self._saved_step = -1
         self._saver = Saver(run, keep=section.keep_checkpoints, tell=lambda step: events.write("checkpoint", step=step))
-        self._is_save_due = False
+        self._due_since: int | None = None
         self.good_step = 0
         """The newest step whose checkpoint is good as far as the guards can tell; 0 = none yet."""
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, generators, logs, best."""
-        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
-        checkpoints.restore_optimizer(
-            self.stepper.optimizer.optimizer,
-            self.parameters,
-            checkpoint.tensors("optimizer"),
-            checkpoint.state["optimizer"],
-        )
+        self.restore_weights(checkpoint)
         self._restore_scaler(checkpoint.state)
         for name, log in self._logs.items():
             log.truncate(checkpoint.state["offsets"][name])
@@ -110,6 +105,16 @@ class Loop:
         self.meter.restore(checkpoint.state["meter"])
         self.step = self._saved_step = checkpoint.step
         checkpoints.restore_rng(checkpoint.tensors("rng"))
+
+    def restore_weights(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Only what was learned: weights, and with the moments their averages."""
+        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
+        checkpoints.restore_optimizer(
+            self.stepper.optimizer.optimizer,
+            self.parameters,
+            checkpoint.tensors("optimizer"),
+            checkpoint.state["optimizer"],
+        )
 
     def train(self) -> None:
         """Train to the end of the plan.
@@ -212,13 +217,21 @@ class Loop:
         improved = False
         if is_last or self.step % self.plan.eval_every == 0:
             improved = self._evaluate_now()
-        self._is_save_due |= self.step % self.plan.save_every == 0
-        if is_last or improved or (self._is_save_due and not self.guards.is_suspect):
+        if is_last or improved or self._is_save_due():
             self.save(wait=is_last)
+
+    def _is_save_due(self) -> bool:
+        """Whether to save by the calendar. A state that may be bad is left for later, unless it stays like that."""
+        if self._due_since is None and self.step % self.plan.save_every == 0:
+            self._due_since = self.step
+        if self._due_since is None:
+            return False
+        return not self.guards.is_suspect or self.step - self._due_since >= WINDOW
 
     def _evaluate_now(self) -> bool:
         """Evaluate; whether this is the best trained state so far."""
-        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.meter.apart("eval"):
+        heartbeat = self._heartbeat.on("evaluate", f"第 {self.step} 步的评测")
+        with heartbeat, self.meter.apart("eval"), self.stepper.ema.taken():
             loss = self._evaluate(self.step)
         self.model.train()
         if loss is not None:
@@ -230,7 +243,7 @@ class Loop:
 
     def save(self, *, wait: bool = False) -> None:
         """A checkpoint of this step boundary, unless it is already there; ``wait``: until it is on disk."""
-        self._is_save_due = False
+        self._due_since = None
         if self._saved_step == self.step:
             return
         if not self.guards.is_suspect:

@@ -48,7 +48,7 @@ class Room:
         rng = rng_tensors()
         while True:
             try:
-                return self._stepper.train(self._feed.micro_batches(step, self.most))
+                return self._stepper.train(self._feed.micro_batches(step, self.most), step=step)
             except DoesNotFit as error:
                 batch = error.batch
             restore_rng(rng)
@@ -76,8 +76,9 @@ class Room:
             device = self._stepper.accelerator.device
             where = f"CPU {torch.get_num_threads()} 个线程" if device.type == "cpu" else "显卡"
             parts = [f"这一步 {tokens} 个词元", where]
-            if self.seconds_per_position is not None:
-                parts.append(f"估计要 {duration(tokens * self.seconds_per_position)}")
+            expected = tokens * (self.seconds_per_position or 0.0)
+            if expected >= 1:
+                parts.append(f"估计要 {duration(expected)}")
             free = free_memory(device)
             if free is not None and free < TIGHT_BYTES:
                 parts.append(f"内存只剩 {free / 2**20:.0f} MB, 可能因此变慢")
@@ -101,7 +102,7 @@ class Room:
             self._require(batch, self._cost(batch), free)
 
     def _cost(self, batch: Batch) -> Cost:
-        cost = try_batches(self._stepper.model, self._stepper.accelerator, [batch])[0]
+        cost = try_batches(self._stepper.model, self._stepper.accelerator, self._section, [batch])[0]
         self.seconds_per_position = cost.seconds / cost.positions
         return cost
 

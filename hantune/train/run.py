@@ -263,6 +263,7 @@ def _perform(
             raise
         if config.train.final == "best":
             _take_best(loop, run)
+        loop.stepper.ema.take()
         output = _write_output(config, run, material, model)
         events.write("end", step=loop.step, reason="done", **loop.meter.overall())
     result = _result(run, config, time.monotonic() - start)
@@ -300,7 +301,7 @@ def _take_best(loop: Loop, run: RunFolder) -> None:
     """Go back to the weights with the lowest held-out loss, if they are not the last."""
     best = checkpoints.best_checkpoint(run)
     if best is not None and best.step != loop.step:
-        checkpoints.restore_weights(loop.parameters, best.tensors("weights"))
+        loop.restore_weights(best)
         console.say(f"取验证损失最低的第 {best.step} 步")
 
 
@@ -308,7 +309,8 @@ def _keep_good(loop: Loop, config: RunConfig, run: RunFolder, material: Material
     """Write what the last good checkpoint of a run that failed has learned: the hours before are not lost."""
     good = checkpoints.checkpoint_at(run, loop.good_step)
     if good is not None:
-        checkpoints.restore_weights(loop.parameters, good.tensors("weights"))
+        loop.restore_weights(good)
+        loop.stepper.ema.take()
         output = _write_output(config, run, material, model)
         console.say(f"第 {good.step} 步的结果写在 {output}, 可以先用它")
 

@@ -15,6 +15,8 @@ from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
 from hantune.errors import TrainError, is_out_of_memory
 from hantune.models.loss import supervised_nats
+from hantune.train.ema import Ema
+from hantune.train.neftune import noisy_embeddings
 from hantune.train.optim import make_optimizer, trained_parameters
 
 if TYPE_CHECKING:
@@ -48,24 +50,24 @@ class DoesNotFit(Exception):
         self.batch = batch
 
 
-def add_gradients(model: nn.Module, accelerator: Accelerator, batch: Batch, supervised: int) -> Tensor:
+def add_gradients(
+    model: nn.Module, accelerator: Accelerator, section: TrainSection, batch: Batch, *, supervised: int, step: int = 0
+) -> Tensor:
     """Add a micro-batch's part of the gradients of a step with ``supervised`` learned tokens; returns its nats.
 
     Raises: DoesNotFit.
     """
+    noise = noisy_embeddings(model, batch, alpha=section.neftune_alpha, seed=section.seed, step=step)
     try:
-        return _forward_backward(model, accelerator, batch, supervised)
+        with accelerator.autocast(), noise:
+            nats, _ = supervised_nats(model, batch.to(accelerator.device), smoothing=section.label_smoothing)
+        accelerator.backward(nats / supervised)
+        return nats.detach()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    raise DoesNotFit(batch)  # out here the error is gone, and with it the frames that hold the activations
-
-
-def _forward_backward(model: nn.Module, accelerator: Accelerator, batch: Batch, supervised: int) -> Tensor:
-    with accelerator.autocast():
-        nats, _ = supervised_nats(model, batch.to(accelerator.device))
-    accelerator.backward(nats / supervised)
-    return nats.detach()
+        nats = None  # and with it what it hangs on; the error and its frames go at the end of this block
+    raise DoesNotFit(batch)
 
 
 class Stepper:
@@ -75,22 +77,23 @@ class Stepper:
         self.model = model
         self.accelerator = accelerator
         self.parameters = trained_parameters(model)
-        self.optimizer = accelerator.prepare(make_optimizer(self.parameters.values(), section))
+        self.optimizer = accelerator.prepare(make_optimizer(self.parameters, section))
+        self.ema = Ema(self.optimizer, self.parameters, section.ema_decay)
         self._section = section
 
     def set_learning_rate(self, rate: float) -> None:
         """Use this rate from now on."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
 
-    def train(self, batches: Sequence[Batch]) -> StepResult:
+    def train(self, batches: Sequence[Batch], *, step: int = 0) -> StepResult:
         """One update. The loss is a mean over the supervised tokens of all micro-batches together (trap D2).
 
-        Gradients that are not finite are dropped (fp16's scaler judges that by itself).
+        Gradients that are not finite are dropped (fp16's scaler judges that by itself). ``step``: its number from 0.
         Raises: DoesNotFit, with nothing changed; TrainError ``train.out-of-memory``.
         """
         try:
-            result = self._add_gradients(batches)
+            result = self._add_gradients(batches, step)
             if self.accelerator.scaler is not None:
                 result = replace(result, scale=self.accelerator.scaler.get_scale())
                 self._update()
@@ -101,15 +104,17 @@ class Stepper:
                 result = replace(result, is_updated=False)
         finally:
             self.optimizer.zero_grad()
+        self.ema.update(step)
         return result
 
-    def _add_gradients(self, batches: Sequence[Batch]) -> StepResult:
+    def _add_gradients(self, batches: Sequence[Batch], step: int) -> StepResult:
         """The gradients of the step, clipped, in the parameters."""
         supervised = sum(batch.num_supervised for batch in batches)
+        section = self._section
         nats = torch.zeros((), device=self.accelerator.device)
         for batch in batches:
-            nats += add_gradients(self.model, self.accelerator, batch, supervised)
-        limit = self._section.max_grad_norm
+            nats += add_gradients(self.model, self.accelerator, section, batch, supervised=supervised, step=step)
+        limit = section.max_grad_norm
         norm = self.accelerator.clip_grad_norm_(self.parameters.values(), math.inf if limit is None else limit)
         return StepResult(
             loss=float(nats) / supervised,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
 from hantune.train.checkpoint import restore_rng, rng_tensors
 from hantune.train.memory import measured_peak
@@ -34,7 +35,9 @@ class Cost:
     grown_bytes: int | None
 
 
-def try_batches(model: nn.Module, accelerator: Accelerator, batches: Sequence[Batch]) -> list[Cost]:
+def try_batches(
+    model: nn.Module, accelerator: Accelerator, section: TrainSection, batches: Sequence[Batch]
+) -> list[Cost]:
     """What each micro-batch takes, in order; the first of a process also warms up libraries and kernels.
 
     Law: a run that was preceded by any number of trials is bit-identical to one that was not.
@@ -43,18 +46,18 @@ def try_batches(model: nn.Module, accelerator: Accelerator, batches: Sequence[Ba
     rng, was_training = rng_tensors(), model.training
     model.train()
     try:
-        return [_cost(model, accelerator, batch) for batch in batches]
+        return [_cost(model, accelerator, section, batch) for batch in batches]
     finally:
         model.zero_grad(set_to_none=True)
         model.train(was_training)
         restore_rng(rng)
 
 
-def _cost(model: nn.Module, accelerator: Accelerator, batch: Batch) -> Cost:
+def _cost(model: nn.Module, accelerator: Accelerator, section: TrainSection, batch: Batch) -> Cost:
     device = accelerator.device
     with measured_peak(device) as peak:
         start = time.perf_counter()
-        add_gradients(model, accelerator, batch, max(1, batch.num_supervised))
+        add_gradients(model, accelerator, section, batch, supervised=max(1, batch.num_supervised))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - start

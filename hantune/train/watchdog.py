@@ -1,8 +1,9 @@
 """Whether the losses and gradient norms of a run say that it diverges. Pure arithmetic on what the steps brought.
 
-The mean of the last steps is held against the lowest such mean so far. Single steps mean nothing: a batch of one hard
-dialogue has several times the usual loss. So the limits stand far out: half as high again, one nat, and six standard
-errors above the lowest mean; a run that learns, however noisy, never gets there, and one that diverges stays there.
+The mean of the last steps is held against the best such mean so far. Single steps mean nothing: a batch of one hard
+dialogue has several times the usual loss. So the limits stand far out: half as high again, one nat (up to three as long
+as little has been seen), and six standard errors above it. A run that learns, however noisy, never gets
+there; one that diverges stays there.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ from typing import Any
 
 WINDOW = 64
 """Steps that a mean is taken over."""
-FEWEST = 16
+FEWEST = 8
 """Steps before there is a mean to speak of."""
 LATEST = 8
-"""Steps whose mean says at once that a state may be bad, long before it is sure."""
+"""Steps whose mean says early that a state may be bad."""
 SPIKE = 10.0
 """A gradient norm of so many times the usual one stands out."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A window of steps: mean and spread (standard deviation) of the loss, median of the gradient norm."""
+    """A window of ``steps``: mean and spread (standard deviation) of the loss, median of the gradient norm."""
 
+    steps: int
     loss: float
     spread: float
     norm: float
 
     def limit(self, steps: int, *, factor: float = 1.5, more: float = 1.0) -> float:
         """The mean loss over this many steps above which a run is not what it was."""
-        return factor * self.loss + more + 6 * self.spread / math.sqrt(steps)
+        unsure = 2 * (1 - self.steps / WINDOW)
+        return factor * self.loss + more + unsure + 6 * self.spread / math.sqrt(steps)
 
     @property
     def ceiling(self) -> float:
@@ -41,7 +44,7 @@ class Level:
 
 
 class Watchdog:
-    """The last steps of a run, and ``best``: the window with the lowest mean loss."""
+    """The last steps of a run, and ``best``: the window that sets the lowest limit."""
 
     def __init__(self) -> None:
         self.best: Level | None = None
@@ -50,11 +53,10 @@ class Watchdog:
 
     def add(self, loss: float, norm: float) -> None:
         """One more step, both figures finite."""
-        counted = loss if self.best is None else min(loss, self.best.ceiling)
-        self._losses = [*self._losses, counted][-WINDOW:]
+        self._losses = [*self._losses, loss][-WINDOW:]
         self._norms = [*self._norms, norm][-WINDOW:]
         now = self.now
-        if now is not None and (self.best is None or now.loss < self.best.loss):
+        if now is not None and (self.best is None or now.limit(WINDOW) < self.best.limit(WINDOW)):
             self.best = now
 
     @property
@@ -62,11 +64,20 @@ class Watchdog:
         """The last window; None in the first steps."""
         if len(self._losses) < FEWEST:
             return None
-        return Level(
-            loss=statistics.fmean(self._losses),
-            spread=statistics.pstdev(self._losses),
-            norm=statistics.median(self._norms),
-        )
+        losses = self._counted()
+        mean = statistics.fmean(losses)
+        spread = math.sqrt(statistics.fmean([(loss - mean) ** 2 for loss in losses]))
+        return Level(steps=len(losses), loss=mean, spread=spread, norm=statistics.median(self._norms))
+
+    def _counted(self) -> list[float]:
+        """The losses of the last steps, each at most the ceiling."""
+        ceiling = math.inf if self.best is None else self.best.ceiling
+        return [min(loss, ceiling) for loss in self._losses]
+
+    @property
+    def latest(self) -> float:
+        """The loss of the very last steps (median)."""
+        return statistics.median(self._losses[-LATEST:])
 
     @property
     def has_diverged(self) -> bool:
@@ -82,7 +93,8 @@ class Watchdog:
         """Whether the very last steps look as if the run began to diverge: no state to keep as a good one."""
         if self.best is None:
             return False
-        return statistics.fmean(self._losses[-LATEST:]) > self.best.limit(LATEST)
+        losses = self._counted()
+        return max(losses[-3:]) > self.best.limit(1) or statistics.fmean(losses[-LATEST:]) > self.best.limit(LATEST)
 
     def is_spike(self, norm: float) -> bool:
         """Whether a gradient norm stands out among those of the last steps."""

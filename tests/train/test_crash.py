@@ -123,7 +123,6 @@ def reference(tiny_llama_folder: Path, dialogues: Path, tmp_path_factory: pytest
     import peft  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import hantune.config.io
     import hantune.train.run  # noqa: F401
 
     out = tmp_path_factory.mktemp("reference") / "run"

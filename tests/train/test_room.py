@@ -19,6 +19,7 @@ from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train import room as room_module
 from hantune.train.loop import Loop
+from hantune.train.trial import Cost
 from tests.train.test_loop import Chats, make_loop, weights
 
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -211,7 +212,7 @@ def test_memory_that_fails_at_random_changes_nothing_but_the_cut(
         assert losses == pytest.approx(expected, rel=1e-5)
 
 
-# ---- before the first step --------------------------------------------------------------------------------------------
+# ---- before the first step ----------------------------------------------------------------------------------------
 
 
 def test_a_run_is_the_same_to_the_bit_with_and_without_the_trial(
@@ -264,13 +265,12 @@ def test_a_host_that_would_kill_is_not_asked_for_the_whole(
     loop.room._comes_soon = lambda *_: False  # type: ignore[method-assign]
     gradients = loop.stepper.gradient_bytes()
 
-    def cost(model: Any, accelerator: Any, batches: Any) -> Any:
+    def cost(model: Any, accelerator: Any, section: Any, batches: Any) -> Any:
         (tried,) = batches
         memory.sizes.append(tried.tokens_BT.numel())
         grown = gradients + tried.tokens_BT.numel() * 1000
         return [Cost(positions=tried.tokens_BT.numel(), num_tokens=1, seconds=1.0, peak_bytes=grown, grown_bytes=grown)]
 
-    Cost = room_module.Cost
     monkeypatch.setattr(room_module, "try_batches", cost)
     positions = batch.tokens_BT.numel()
     needed = positions * 1000 + 3 * gradients

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from hantune.config.schema import TrainSection
 from hantune.data.batch import collate_samples
 from hantune.train.parallel import make_accelerator
 from hantune.train.precision import choose_precision
@@ -21,7 +22,7 @@ def tried(model: Any, *cuts: list[int]) -> Any:
     accelerator = make_accelerator(CPU, choose_precision("float32", CPU, is_adapter=False, num_parameters=1))
     samples = Chats()
     return try_batches(
-        model, accelerator, [collate_samples(samples, cut, layout="sorted", pad_id=3) for cut in cuts]
+        model, accelerator, TrainSection(), [collate_samples(samples, cut, layout="sorted", pad_id=3) for cut in cuts]
     )
 
 
