@@ -250,9 +250,9 @@ def watched(loop: Loop) -> list[int]:
     seen: list[int] = []
     train = loop.stepper.train
 
-    def watch(batches: Any) -> Any:
+    def watch(batches: Any, **more: Any) -> Any:
         seen.extend(index for batch in batches for index in batch.indices)
-        return train(batches)
+        return train(batches, **more)
 
     loop.stepper.train = watch  # type: ignore[method-assign]
     return seen

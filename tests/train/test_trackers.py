@@ -55,14 +55,13 @@ class Fake:
 
 
 @pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In the place of W&B; nothing of one test stays for the next."""
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Fake)
-    monkeypatch.setattr(Fake, "heard", [])
-    monkeypatch.setattr(Fake, "awake", threading.Event())
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
+    """In the place of W&B; a class of its own, as threads of an earlier test may still be waking up."""
+    kind = type("Fake", (Fake,), {"heard": [], "awake": threading.Event()})
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", kind)
     monkeypatch.setattr(console, "warnings", [])
-    yield
-    Fake.awake.set()
+    yield kind
+    kind.awake.set()
 
 
 def play(folder: Path, *names: str, steps: int = 2) -> None:
@@ -73,12 +72,12 @@ def play(folder: Path, *names: str, steps: int = 2) -> None:
             trackers.log({"loss": 1.0 / step}, step)
 
 
-def test_every_figure_arrives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_figure_arrives(fake: type[Fake], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stdin, stdout = sys.stdin, sys.stdout
     play(tmp_path)
-    assert [item[0] for item in Fake.heard] == ["init", "start", "settings", "log", "log", "finish"]
-    assert Fake.heard[0][1:] == ("hantune", {"name": "名字", "dir": str(tmp_path / "名字" / "trackers")})
-    assert Fake.heard[4] == ("log", {"loss": 0.5}, 2)
+    assert [item[0] for item in fake.heard] == ["init", "start", "settings", "log", "log", "finish"]
+    assert fake.heard[0][1:] == ("hantune", {"name": "名字", "dir": str(tmp_path / "名字" / "trackers")})
+    assert fake.heard[4] == ("log", {"loss": 0.5}, 2)
     assert (sys.stdin, sys.stdout) == (stdin, stdout)
     written = capsys.readouterr()
     assert (written.out, "a tracker talks" in written.err) == ("", True), "stdout is the result's"
@@ -86,17 +85,19 @@ def test_every_figure_arrives(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("word", ["init", "start", "settings", "log", "finish"])
 def test_a_broken_tracker_is_dropped_with_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+    fake: type[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    monkeypatch.setattr(Fake, "breaks_in", word)
+    monkeypatch.setattr(fake, "breaks_in", word)
     play(tmp_path)
     assert len(console.warnings) == 1
     assert "wandb 用不了, 不影响训练: SystemExit: no account" in console.warnings[0]
 
 
 @pytest.mark.parametrize("word", ["init", "log", "finish"])
-def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
-    monkeypatch.setattr(Fake, "hangs_in", word)
+def test_a_tracker_that_hangs_is_not_waited_for(
+    fake: type[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setattr(fake, "hangs_in", word)
     monkeypatch.setattr(trackers_module, "CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(trackers_module, "PATIENCE_SECONDS", 0.05)
     start = time.thread_time()
@@ -106,25 +107,27 @@ def test_a_tracker_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
     assert "还没有发完" in console.warnings[0]
 
 
-def test_a_tracker_that_is_too_slow_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fake, "hangs_in", "init")
+def test_a_tracker_that_is_too_slow_is_given_up(
+    fake: type[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "hangs_in", "init")
     monkeypatch.setattr(trackers_module, "MOST_WAITING", 3)
     play(tmp_path, steps=9)
     assert len(console.warnings) == 1
     assert "发得太慢" in console.warnings[0]
 
 
-def test_a_question_finds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_finds_nobody(fake: type[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W&B and SwanLab ask for an account where somebody sits at the keyboard: a run would stand still."""
     asked: list[Any] = []
-    monkeypatch.setattr(Fake, "start", lambda self: asked.extend((sys.stdin.isatty(), sys.stdin.readline())))
+    monkeypatch.setattr(fake, "start", lambda self: asked.extend((sys.stdin.isatty(), sys.stdin.readline())))
     play(tmp_path)
     assert asked == [False, ""]
 
 
-def test_one_fails_and_the_other_goes_on(tmp_path: Path) -> None:
+def test_one_fails_and_the_other_goes_on(fake: type[Fake], tmp_path: Path) -> None:
     play(tmp_path, "trackio", "wandb")  # the tests' environment has no trackio
-    assert [item[0] for item in Fake.heard][-1] == "finish"
+    assert [item[0] for item in fake.heard][-1] == "finish"
     assert all("trackio" in warning for warning in console.warnings)
 
 
