@@ -33,10 +33,10 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], section: TrainSection
     )
 
 
-def learning_rate_at(step: int, total_steps: int, section: TrainSection) -> float:
+def learning_rate_at(step: float, total_steps: float, section: TrainSection) -> float:
     """The learning rate of step 0, 1, ... ``total_steps - 1``: linear warm-up, then the schedule down to 0.
 
-    A pure function, so a resumed run needs no scheduler state.
+    A pure function, so a resumed run needs no scheduler state; ``Course.place`` gives steps that are no whole numbers.
     """
     peak = section.learning_rate
     warmup = round(total_steps * section.warmup_share)

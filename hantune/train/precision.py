@@ -64,7 +64,7 @@ def choose_precision(asked: Asked, device: torch.device, *, is_adapter: bool, nu
     Raises: ConfigError ``train.fp16-on-cpu``.
     """
     if asked == "fp16" and device.type == "cpu":
-        hint = "train.precision=auto"
+        hint = "train.precision=auto; 接着练用 fp16 开始的训练, 要在有显卡的机器上"
         raise ConfigError("train.fp16-on-cpu", "CPU 上不能用 fp16", place="train.precision", hint=hint)
     name, reason = (asked, "配置里指定的") if asked != "auto" else _automatic(device, is_adapter, num_parameters)
     compute = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
