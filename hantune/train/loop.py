@@ -18,6 +18,7 @@ from hantune.errors import Interrupted
 from hantune.log import EventLog, console
 from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
+from hantune.train.best import Best
 from hantune.train.feed import Feed
 from hantune.train.guards import Guards
 from hantune.train.meter import Meter
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Evaluate = Callable[[int], float | None]
-"""Evaluate at a step, write its events and samples, return the held-out loss (None without held-out data)."""
-
+"""Evaluate at a step, write its event, return the held-out loss (None without held-out data)."""
+Ask = Callable[[int], float | None]
+"""Ask the fixed questions at a step, write events and samples, return the probe score (None where none is asked)."""
 
 Report = Callable[[dict[str, float], int], None]
 """Hand a step's figures to trackers."""
@@ -53,6 +55,7 @@ class Loop:
         events: EventLog,
         answers: EventLog,
         evaluate: Evaluate,
+        ask: Ask = lambda step: None,
         report: Report = lambda values, step: None,
         log_every: int = 1,
     ) -> None:
@@ -63,6 +66,7 @@ class Loop:
         self.step = 0
         self.meter = Meter()
         self.guards = Guards()
+        self.best = Best(section)
         self._feed = Feed(samples, plan, section, pad_id=pad_id)
         self._section = section
         self._accelerator = accelerator
@@ -70,9 +74,9 @@ class Loop:
         self._events = events
         self._answers = answers
         self._evaluate = evaluate
+        self._ask = ask
         self._report = report
         self._log_every = log_every
-        self._best: tuple[float, int] | None = None
         self._saved_step = -1
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
@@ -84,15 +88,14 @@ class Loop:
         self._restore_scaler(checkpoint.state)
         self._events.truncate(checkpoint.state["events_offset"])
         self._answers.truncate(checkpoint.state["samples_offset"])
-        best = checkpoint.state["best"]
-        self._best = None if best is None else (best["loss"], best["step"])
+        self.best.restore(checkpoint.state["best"])
         self.guards.bad_steps = checkpoint.state["bad_steps"]
         self.meter.tokens, self.meter.seconds = checkpoint.state["tokens"], checkpoint.state["seconds"]
         self.step = self._saved_step = checkpoint.step
         checkpoints.restore_rng(checkpoint.tensors("rng"))
 
     def train(self) -> None:
-        """Train to the end of the plan.
+        """Train to the end of the plan, or until the held-out loss has not fallen for long enough.
 
         Raises: Interrupted after a signal, with a checkpoint saved; TrainError ``train.not-finite``.
         """
@@ -102,7 +105,7 @@ class Loop:
             if self.step == 0:
                 torch.manual_seed(self._section.seed)
                 self._evaluate_now()
-            while self.step < total and stop.signal is None:
+            while not self.is_done and stop.signal is None:
                 self.meter.start()
                 rate = learning_rate_at(self.step, total, self._section)
                 self.stepper.set_learning_rate(rate)
@@ -113,12 +116,17 @@ class Loop:
                 self._record(result, rate, seconds)
                 bar.advance(note=f"损失 {result.loss:.3f}  {self.meter.tokens_per_second:.0f} 词元/秒")
                 self._evaluate_and_save()
-        if stop.signal is not None and self.step < total:
+        if stop.signal is not None and not self.is_done:
             console.say("收到停止信号: 保存检查点")
             self.save()
             raise Interrupted(
                 stop.signal, f"停在第 {self.step} 步, 检查点已保存", hint=f"hantune resume {quoted(self._run.root)}"
             )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.plan.total_steps or self.best.is_over
 
     def _record(self, result: StepResult, rate: float, seconds: float) -> None:
         if self.step % self._log_every == 0 or self.step == self.plan.total_steps:
@@ -135,21 +143,19 @@ class Loop:
             self._report({"loss": result.loss, "learning_rate": rate, "grad_norm": result.grad_norm}, self.step)
 
     def _evaluate_and_save(self) -> None:
-        is_last = self.step == self.plan.total_steps
-        improved = False
-        if is_last or self.step % self.plan.eval_every == 0:
-            improved = self._evaluate_now()
-        if is_last or improved or self.step % self.plan.save_every == 0:
+        improved = self._evaluate_now()
+        if self.is_done or improved or self.step % self.plan.save_every == 0:
             self.save()
 
     def _evaluate_now(self) -> bool:
-        """Evaluate; whether this is the best trained state so far."""
-        loss = self._evaluate(self.step)
+        """Evaluate and ask where the plan says so, and at the end; whether this is the best trained state so far."""
+        improved = False
+        if self.is_done or self.step % self.plan.eval_every == 0:
+            improved = self.best.see_loss(self.step, self._evaluate(self.step))
+        if self.is_done or self.step in self.plan.probes.steps:
+            improved |= self.best.see_score(self.step, self._ask(self.step))
         self.model.train()
-        if loss is None or self.step == 0 or (self._best is not None and loss >= self._best[0]):
-            return False
-        self._best = (loss, self.step)
-        return True
+        return improved
 
     def save(self) -> None:
         """A checkpoint of this step boundary, unless it is already there."""
@@ -168,14 +174,14 @@ class Loop:
             parts,
             self._state(),
             keep=self._section.keep_checkpoints,
-            is_best=self._best is not None and self._best[1] == self.step,
+            is_best=self.best.step == self.step,
         )
         self._saved_step = self.step
 
     def _state(self) -> dict[str, Any]:
         scaler = self._accelerator.scaler
         return {
-            "best": None if self._best is None else {"loss": self._best[0], "step": self._best[1]},
+            "best": self.best.state(),
             "bad_steps": self.guards.bad_steps,
             "tokens": self.meter.tokens,
             "seconds": self.meter.seconds,
@@ -187,8 +193,3 @@ class Loop:
     def _restore_scaler(self, state: dict[str, Any]) -> None:
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-
-    @property
-    def best(self) -> tuple[float, int] | None:
-        """The lowest held-out loss and its step."""
-        return self._best

@@ -8,6 +8,7 @@ from typing import Any
 
 from hantune.config.schema import RunConfig
 from hantune.data.pack import Layout, num_steps
+from hantune.train.probe_plan import ProbePlan
 
 TIMES_PER_RUN = 5
 """How often a run evaluates and saves when the configuration does not say."""
@@ -26,6 +27,7 @@ class Plan:
     save_every: int
     layout: Layout
     layout_reason: str
+    probes: ProbePlan = ProbePlan()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
