@@ -131,9 +131,10 @@ def learned_style(samples: TokenStore, encoder: Encoder) -> Style:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """One round of answers. Shares are of the answers; ``length_ratio`` is None where no question has a reference.
+    """One round of answers. Shares are of the answers; what needs held-out questions is None where there is none.
 
-    ``different``: how many answers differ from all before; ``score``: see ``score_of``, 0 to 100, higher is better.
+    ``memorised_held_out``: the share among held-out questions (who is asked what was taught may say what was taught);
+    ``different``: how many answers differ from each other; ``score``: see ``score_of``, 0 to 100, higher is better.
     """
 
     count: int
@@ -142,6 +143,7 @@ class Figures:
     repetition: float
     empty_share: float
     memorised: float
+    memorised_held_out: float | None
     different: int
     length_ratio: float | None
     score: float
@@ -166,6 +168,7 @@ def figures_of(
     """The figures of one round."""
     texts = [completion.text for completion in completions]
     answered = [(text, probe.reference) for text, probe in zip(texts, probes, strict=True) if probe.reference]
+    repeats = [found is not None for found, probe in zip(repeated, probes, strict=True) if probe.source]
     scores = [
         score_of(completion, probe.reference, expects_chinese=expects_chinese, judges_stops=judges_stops)
         for completion, probe in zip(completions, probes, strict=True)
@@ -177,6 +180,7 @@ def figures_of(
         repetition=metrics.repetition(texts),
         empty_share=_mean([not text.strip() for text in texts]),
         memorised=_mean([found is not None for found in repeated]),
+        memorised_held_out=_mean(repeats) if repeats else None,
         different=len(set(texts)),
         length_ratio=metrics.length_ratio(*map(list, zip(*answered, strict=True))) if answered else None,
         score=_mean(scores),

@@ -33,8 +33,8 @@ def bad_signs(found: Figures, *, progress: float, data_chinese: float, judges_st
         signs.append(
             Sign(
                 "probe.empty",
-                f"{found.times(found.empty_share)} 个回答是空的: 一开口就写结束符. 用 hantune data look 看看回答是不是空的, "
-                "再看 template.name 是不是底座的模板",
+                f"{found.times(found.empty_share)} 个回答是空的 (只有结束符或空白). 用 hantune data look 看看数据里的回答是不是空的, "
+                "再看 template.name 是不是底座的模板; 都对就是练得还少",
             )
         )
     elif judges_stops and found.stop_rate == 0:
@@ -53,19 +53,19 @@ def bad_signs(found: Figures, *, progress: float, data_chinese: float, judges_st
                 "或者练过头了 (把 train.epochs 改小)",
             )
         )
-    elif found.different == 1:
+    elif found.different == 1 and found.empty_share < MUCH:
         signs.append(
             Sign(
                 "probe.same",
                 "不同的问题得到一模一样的回答: 学习率可能太大 (把 train.learning_rate 减半), 或者数据里的回答太单调",
             )
         )
-    if found.memorised >= MUCH:
+    if (found.memorised_held_out or 0) >= MUCH:
         signs.append(
             Sign(
                 "probe.memorised",
-                f"{found.times(found.memorised)} 个回答和训练数据里的原话一字不差: 在背原文. 如果就是要它照背 "
-                "(人设, 固定答复), 不用管; 否则把 train.epochs 改小, 多给些数据, 或设 train.final=best",
+                f"没练过的问题, 有 {found.memorised_held_out:.0%} 的回答和训练数据里的原话一字不差: 在背原文. "
+                "把 train.epochs 改小, 多给些数据, 或设 train.final=best",
             )
         )
     if data_chinese >= MOST and found.chinese_share < MUCH and found.empty_share < MUCH:

@@ -30,7 +30,7 @@ class Plan:
     probes: ProbePlan = ProbePlan()
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "probes": self.probes.as_dict()}
 
 
 def make_plan(config: RunConfig, *, num_samples: int, num_val: int, can_pack: bool) -> Plan:

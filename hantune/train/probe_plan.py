@@ -70,7 +70,7 @@ class ProbePlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""
-        return asdict(self)
+        return {**asdict(self), "steps": list(self.steps)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ProbePlan:

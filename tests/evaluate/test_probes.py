@@ -90,7 +90,7 @@ def test_quantiles_and_covers_of_lengths() -> None:
 
 
 def test_the_figures_of_a_round() -> None:
-    probes = [general("一"), general("二"), Probe(messages=(Message(role="user", text="三"),), reference="好的呀")]
+    probes = [general("一"), general("二"), Probe(messages=(Message(role="user", text="三"),), reference="好的呀", source="b:1")]
     answers = [completion("今天很好"), completion("ok ok ok ok ok ok", "length"), completion("好的")]
     found = figures_of(
         probes,
@@ -102,11 +102,13 @@ def test_the_figures_of_a_round() -> None:
     assert found.chinese_share == 6 / 18
     assert (found.stop_rate, found.memorised, found.empty_share) == (2 / 3, 1 / 3, 0)
     assert found.repetition == 1 / 3
+    assert found.memorised_held_out == 1
     assert (found.different, found.count) == (3, 3)
     assert found.length_ratio == pytest.approx(2 / 3)
     assert found.score == pytest.approx((100 + 0 + 100 * (1 + 4 / 5) / 2) / 3)
     assert found.times(found.stop_rate) == "2/3"
     assert figures_of(probes[:1], answers[:1], [None], expects_chinese=True, judges_stops=True).length_ratio is None
+    assert figures_of(probes[:1], answers[:1], [None], expects_chinese=True, judges_stops=True).memorised_held_out is None
 
 
 @pytest.mark.parametrize(

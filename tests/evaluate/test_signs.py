@@ -11,8 +11,8 @@ from hantune.evaluate.probes import Figures
 from hantune.evaluate.signs import bad_signs
 
 GOOD = Figures(
-    count=8, chinese_share=0.98, stop_rate=0.75, repetition=0.0, empty_share=0.0, memorised=0.125, different=8,
-    length_ratio=1.1, score=80.0,
+    count=8, chinese_share=0.98, stop_rate=0.75, repetition=0.0, empty_share=0.0, memorised=0.125,
+    memorised_held_out=0.25, different=8, length_ratio=1.1, score=80.0,
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ BAD = [
     ({"repetition": 0.5}, "probe.repetition"),
     ({"empty_share": 0.5}, "probe.empty"),
     ({"different": 1}, "probe.same"),
-    ({"memorised": 0.5}, "probe.memorised"),
+    ({"memorised_held_out": 0.5}, "probe.memorised"),
     ({"chinese_share": 0.2}, "probe.not-chinese"),
 ]
 
@@ -44,6 +44,10 @@ def test_each_sign_is_told_and_not_too_early(changes: dict[str, float], code: st
 
 def test_a_good_round_has_no_sign() -> None:
     assert codes(GOOD) == []
+
+
+def test_who_is_asked_what_was_taught_may_say_it() -> None:
+    assert codes(replace(GOOD, memorised=1.0, memorised_held_out=None)) == []
 
 
 def test_endings_are_judged_only_where_answers_had_room() -> None:
