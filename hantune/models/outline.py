@@ -19,6 +19,7 @@ class Outline:
 
     prefix: str
     """The name of the body with a dot: ``model.``, ``transformer.``; some files (BLOOM's) leave it away."""
+    embedding: str
     tied: tuple[str, ...]
     """Embedding and head where the config makes them one tensor, else nothing."""
     linear: frozenset[str]
@@ -52,9 +53,12 @@ def skeleton(folder: Path) -> Any:
 def outline(model: Any) -> Outline:
     """The names of a model as its own code has them."""
     head = model.get_output_embeddings()
+    places = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    embedding = places[id(model.get_input_embeddings())]
     linear = (name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
-    ends = (model.get_input_embeddings(), head) if model.config.tie_word_embeddings else ()
-    tied = tuple(f"{name}.weight" for end in ends for name, module in model.named_modules() if module is end)
     return Outline(
-        prefix=model.base_model_prefix + ".", tied=tied, linear=frozenset(f"{name}.weight" for name in linear)
+        prefix=model.base_model_prefix + ".",
+        embedding=embedding,
+        tied=(embedding, places[id(head)]) if model.config.tie_word_embeddings else (),
+        linear=frozenset(f"{name}.weight" for name in linear),
     )

@@ -21,11 +21,14 @@ from hantune.train import checkpoint as checkpoints
 from hantune.train.best import Best
 from hantune.train.feed import Feed
 from hantune.train.guards import Guards
+from hantune.train.heartbeat import Heartbeat
 from hantune.train.meter import Meter
 from hantune.train.optim import learning_rate_at
 from hantune.train.plan import Plan
+from hantune.train.room import Room
 from hantune.train.step import Stepper, StepResult
 from hantune.train.stop import StopRequest
+from hantune.train.watchdog import WINDOW
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -65,9 +68,10 @@ class Loop:
         self.plan = plan
         self.step = 0
         self.meter = Meter()
-        self.guards = Guards()
+        self.guards = Guards(self.parameters, section)
         self.best = Best(section)
         self._feed = Feed(samples, plan, section, pad_id=pad_id)
+        self.room = Room(self.stepper, self._feed, section, self._warn)
         self._section = section
         self._accelerator = accelerator
         self._run = run
@@ -77,43 +81,55 @@ class Loop:
         self._ask = ask
         self._report = report
         self._log_every = log_every
+        self._heartbeat = Heartbeat(run.log)
         self._saved_step = -1
+        self._due_since: int | None = None
+        self.good_step = 0
+        """The newest step whose checkpoint is good as far as the guards can tell; 0 = none yet."""
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, generators, logs, best."""
-        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
-        checkpoints.restore_optimizer(
-            self.stepper.optimizer.optimizer, self.parameters, checkpoint.tensors("optimizer")
-        )
+        self.restore_weights(checkpoint)
         self._restore_scaler(checkpoint.state)
         self._events.truncate(checkpoint.state["events_offset"])
         self._answers.truncate(checkpoint.state["samples_offset"])
         self.best.restore(checkpoint.state["best"])
-        self.guards.bad_steps = checkpoint.state["bad_steps"]
+        self.guards.restore(checkpoint.state["guards"])
+        self.room.most, self.good_step = checkpoint.state["most_positions"], checkpoint.state["good_step"]
         self.meter.tokens, self.meter.seconds = checkpoint.state["tokens"], checkpoint.state["seconds"]
         self.step = self._saved_step = checkpoint.step
         checkpoints.restore_rng(checkpoint.tensors("rng"))
 
+    def restore_weights(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Only what was learned: weights, and with the moments their averages."""
+        checkpoints.restore_weights(self.parameters, checkpoint.tensors("weights"))
+        checkpoints.restore_optimizer(
+            self.stepper.optimizer.optimizer, self.parameters, checkpoint.tensors("optimizer")
+        )
+
     def train(self) -> None:
         """Train to the end of the plan, or until the held-out loss has not fallen for long enough.
 
-        Raises: Interrupted after a signal, with a checkpoint saved; TrainError ``train.not-finite``.
+        Raises: Interrupted after a signal, with a checkpoint saved; the TrainErrors of ``Room`` and ``Guards``.
         """
         self.model.train()
         total = self.plan.total_steps
-        with StopRequest() as stop, console.progress("训练", total, unit="步", done=self.step) as bar:
-            if self.step == 0:
-                torch.manual_seed(self._section.seed)
-                self._evaluate_now()
+        with (
+            StopRequest() as stop,
+            self._heartbeat,
+            console.progress("训练", total, unit="步", done=self.step) as bar,
+        ):
+            self._begin()
             while not self.is_done and stop.signal is None:
                 self.meter.start()
                 rate = learning_rate_at(self.step, total, self._section)
                 self.stepper.set_learning_rate(rate)
-                result = self.stepper.train(self._feed.micro_batches(self.step))
+                with self._heartbeat.on("step", f"第 {self.step + 1} 步", self.room.describe(self.step)):
+                    result = self.room.train(self.step)
                 seconds = self.meter.stop(result.tokens)
                 self.step += 1
-                self.guards.see(self.step, result, last_good=max(self._saved_step, 0))
                 self._record(result, rate, seconds)
+                self._guard(result)
                 bar.advance(note=f"损失 {result.loss:.3f}  {self.meter.tokens_per_second:.0f} 词元/秒")
                 self._evaluate_and_save()
         if stop.signal is not None and not self.is_done:
@@ -127,6 +143,27 @@ class Loop:
     def is_done(self) -> bool:
         """Whether there is nothing left to train."""
         return self.step >= self.plan.total_steps or self.best.is_over
+
+    def _begin(self) -> None:
+        """What comes before the first step of a process."""
+        with self._heartbeat.on("trial", "试跑最大的一批", self.room.describe(self.step)):
+            self.room.try_largest(self.step)
+        if self.step == 0:
+            torch.manual_seed(self._section.seed)
+            self.guards.start()
+            self._evaluate_now()
+
+    def _guard(self, result: StepResult) -> None:
+        samples = self._feed.samples_of_step(self.step - 1)
+        findings = self.guards.see(
+            self.step, result, last_good=self.good_step, sources=lambda: self._feed.sources(samples)
+        )
+        for finding in findings:
+            self._warn(finding.code, finding.text, step=self.step, sources=finding.sources)
+
+    def _warn(self, code: str, text: str, **values: Any) -> None:
+        console.warn(text)
+        self._events.write("warning", code=code, text=text, **values)
 
     def _record(self, result: StepResult, rate: float, seconds: float) -> None:
         if self.step % self._log_every == 0 or self.step == self.plan.total_steps:
@@ -144,23 +181,39 @@ class Loop:
 
     def _evaluate_and_save(self) -> None:
         improved = self._evaluate_now()
-        if self.is_done or improved or self.step % self.plan.save_every == 0:
+        if self.is_done or improved or self._is_save_due():
             self.save()
+
+    def _is_save_due(self) -> bool:
+        """Whether to save by the calendar. A state that may be bad is left for later, unless it stays like that."""
+        if self._due_since is None and self.step % self.plan.save_every == 0:
+            self._due_since = self.step
+        if self._due_since is None:
+            return False
+        return not self.guards.is_suspect or self.step - self._due_since >= WINDOW
 
     def _evaluate_now(self) -> bool:
         """Evaluate and ask where the plan says so, and at the end; whether this is the best trained state so far."""
+        is_measured = self.is_done or self.step % self.plan.eval_every == 0
+        is_asked = self.is_done or self.step in self.plan.probes.steps
+        if not is_measured and not is_asked:
+            return False
         improved = False
-        if self.is_done or self.step % self.plan.eval_every == 0:
-            improved = self.best.see_loss(self.step, self._evaluate(self.step))
-        if self.is_done or self.step in self.plan.probes.steps:
-            improved |= self.best.see_score(self.step, self._ask(self.step))
+        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.stepper.ema.taken():
+            if is_measured:
+                improved = self.best.see_loss(self.step, self._evaluate(self.step))
+            if is_asked or self.is_done:  # the loss may just have ended the run
+                improved |= self.best.see_score(self.step, self._ask(self.step))
         self.model.train()
         return improved
 
     def save(self) -> None:
         """A checkpoint of this step boundary, unless it is already there."""
+        self._due_since = None
         if self._saved_step == self.step:
             return
+        if not self.guards.is_suspect:
+            self.good_step = self.step
         self._events.write("checkpoint", step=self.step)
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         parts: dict[str, Mapping[str, Tensor]] = {
@@ -182,7 +235,9 @@ class Loop:
         scaler = self._accelerator.scaler
         return {
             "best": self.best.state(),
-            "bad_steps": self.guards.bad_steps,
+            "guards": self.guards.state(),
+            "most_positions": self.room.most,
+            "good_step": self.good_step,
             "tokens": self.meter.tokens,
             "seconds": self.meter.seconds,
             "events_offset": self._events.offset(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -16,14 +16,21 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], section: TrainSection) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); vectors (norms, biases) are not decayed."""
-    learned = list(parameters)
-    groups = [
-        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": section.weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section.learning_rate, fused=True)
+def make_optimizer(parameters: Mapping[str, nn.Parameter], section: TrainSection) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over ``parameters`` by name; vectors (norms, biases) are not decayed.
+
+    A group's ``factor`` is its learning rate over the schedule's: B learns faster than A in LoRA+ (Hayou et al. 2024).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = section.weight_decay if parameter.ndim >= 2 else 0.0
+        factor = section.lora_plus_ratio if ".lora_B." in name else 1.0
+        groups.setdefault((decay, factor), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": its, "weight_decay": decay, "factor": factor} for (decay, factor), its in groups.items()],
+        lr=section.learning_rate,
+        fused=True,
+    )
 
 
 def learning_rate_at(step: int, total_steps: int, section: TrainSection) -> float:

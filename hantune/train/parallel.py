@@ -18,5 +18,5 @@ def make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    mixed = precision.name if precision.is_mixed else "no"
+    mixed = precision.name if precision.needs_autocast else "no"
     return Accelerator(cpu=device.type == "cpu", mixed_precision=mixed)

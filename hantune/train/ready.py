@@ -118,19 +118,27 @@ def _require_held_out(config: RunConfig, num_val: int) -> None:
 
 
 def _make_model(config: RunConfig, material: Material, device: torch.device, precision: Precision) -> nn.Module:
+    from hantune.models import attention
     from hantune.models.adapter import attach_lora
+    from hantune.models.call import bare_model, checkpoint_activations
     from hantune.models.load import load_model, require_rows
     from hantune.train.lora_kernels import fuse_lora
+    from hantune.train.pointwise import fuse_attention, fuse_pointwise
 
     model: nn.Module = load_model(
         config.model.path, dtype=precision.weights, device=str(device), revision=config.model.revision
     )
+    if config.train.batching != "sorted":
+        attention.use(model, longest=config.data.max_tokens)
     require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
-    if config.train.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     if config.adapter.kind == "lora":
         model = attach_lora(model, config.adapter, seed=config.train.seed)
         fuse_lora(model)
+    if device.type == "cpu":
+        fuse_pointwise(model)
+        fuse_attention(model)
+    if config.train.activation_checkpointing:
+        checkpoint_activations(bare_model(model))
     return model
 
 
@@ -144,7 +152,14 @@ def _num_parameters(config: RunConfig) -> int:
 
 
 def _plan(config: RunConfig, material: Material, model: nn.Module) -> Plan:
+    from hantune.models.attention import NAME
     from hantune.models.call import bare_model, takes
 
-    can_pack = takes(bare_model(model), "position_ids")
-    return make_plan(config, num_samples=len(material.train), num_val=len(material.val), can_pack=can_pack)
+    bare = bare_model(model)
+    return make_plan(
+        config,
+        num_samples=len(material.train),
+        num_val=len(material.val),
+        can_pack=takes(bare, "position_ids"),
+        packs_fast=bare.config._attn_implementation == NAME,
+    )

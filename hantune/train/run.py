@@ -19,7 +19,7 @@ from torch import nn
 
 from hantune import __version__
 from hantune.config.schema import RunConfig
-from hantune.errors import RunError
+from hantune.errors import RunError, TrainError
 from hantune.log import EventLog, console, duration, read_events
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
@@ -193,8 +193,14 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready
             log_every=config.log.every_steps,
         )
         _restore(loop, run, events, answers)
-        loop.train()
+        try:
+            loop.train()
+        except TrainError as error:
+            events.write("stop", step=loop.step, **error.as_dict())
+            _keep_good(loop, config, run, material, model)
+            raise
         kept = _take_best(loop, run, watch) if config.train.final == "best" else loop.step
+        loop.stepper.ema.take()
         output = _write_output(config, run, material, model)
         events.write(
             "end",
@@ -245,11 +251,22 @@ def _take_best(loop: Loop, run: RunFolder, watch: Watch) -> int:
     best = checkpoints.best_checkpoint(run)
     if best is None or best.step == loop.step:
         return loop.step
-    checkpoints.restore_weights(loop.parameters, best.tensors("weights"))
+    loop.restore_weights(best)
     console.say(f"取最好的第 {best.step} 步")
     if best.step % loop.plan.eval_every:
-        watch(best.step)
+        with loop.stepper.ema.taken():
+            watch(best.step)
     return best.step
+
+
+def _keep_good(loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> None:
+    """Write what the last good checkpoint of a run that failed has learned: the hours before are not lost."""
+    good = checkpoints.checkpoint_at(run, loop.good_step)
+    if good is not None:
+        loop.restore_weights(good)
+        loop.stepper.ema.take()
+        output = _write_output(config, run, material, model)
+        console.say(f"第 {good.step} 步的结果写在 {output}, 可以先用它")
 
 
 def _write_output(config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> Path:

@@ -62,7 +62,8 @@ def done(tiny_llama_folder: Path, prepared: Path, tmp_path_factory: pytest.TempP
     config = small_config(
         tiny_llama_folder, prepared, tmp_path_factory.mktemp("runs") / "一次",
         train__max_steps=None, train__epochs=3, train__accumulation_steps=2, train__save_every_steps=2,
-        train__keep_checkpoints=2, eval__every_steps=3, eval__probes=PROBES, eval__probe_share=1.0, adapter__dropout=0.1,
+        train__keep_checkpoints=2, eval__every_steps=3, eval__probes=PROBES, eval__probe_share=1.0,
+        adapter__dropout=0.1,
     )  # fmt: skip
     return Done(config, train(config))
 
@@ -387,7 +388,7 @@ def test_a_run_stops_early_asks_a_last_time_and_is_finished(
     assert resume(result.run.root).steps == 4, "it is finished"
     shutil.rmtree(result.run.adapter)
     again = resume(result.run.root)
-    assert (again.steps, folder_bytes(again.run.adapter)) == (4, before), "killed after the last step: nothing is trained"
+    assert (again.steps, folder_bytes(again.run.adapter)) == (4, before), "killed after the last step"
     assert len(read_events(result.run.events, "step")) == 4
 
 
