@@ -33,8 +33,9 @@ def bad_signs(found: Figures, *, progress: float, data_chinese: float, judges_st
         signs.append(
             Sign(
                 "probe.empty",
-                f"{found.times(found.empty_share)} 个回答是空的 (只有结束符或空白). 用 hantune data look 看看数据里的回答是不是空的, "
-                "再看 template.name 是不是底座的模板; 都对就是练得还少",
+                f"{found.times(found.empty_share)} 个回答是空的 (只有结束符或空白). "
+                "用 hantune data look 看看数据里的回答是不是空的, 再看 template.name "
+                "是不是底座的模板; 都对就是练得还少",
             )
         )
     elif judges_stops and found.stop_rate == 0:

@@ -1,4 +1,4 @@
-"""The fixed questions, asked at a step: answers to ``samples.jsonl``, their figures to ``events.jsonl`` and the console.
+"""The fixed questions, asked at a step: answers to ``samples.jsonl``, figures to ``events.jsonl`` and the console.
 
 Greedy answers draw no random number and change no weight, so a run that is asked ends with the same bits as one that
 is not.

@@ -201,7 +201,7 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready
             raise
         kept = _take_best(loop, run, watch) if config.train.final == "best" else loop.step
         loop.stepper.ema.take()
-        output = _write_output(config, run, material, model)
+        _write_output(config, run, material, model)
         events.write(
             "end",
             step=loop.step,

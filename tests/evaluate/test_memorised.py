@@ -98,7 +98,11 @@ SAMPLE = st.lists(st.tuples(TOKENS, st.sampled_from([0, 1, 1, 1])), min_size=1, 
 
 
 @settings(max_examples=200, deadline=None)
-@given(samples=st.lists(SAMPLE, min_size=1, max_size=6), answer=st.lists(st.sampled_from([100, 101, 102]), max_size=8), size=st.integers(1, 30))
+@given(
+    samples=st.lists(SAMPLE, min_size=1, max_size=6),
+    answer=st.lists(st.sampled_from([100, 101, 102]), max_size=8),
+    size=st.integers(1, 30),
+)
 def test_it_finds_what_a_search_of_every_stretch_finds(
     encoder: Encoder, samples: list[list[tuple[int, int]]], answer: list[int], size: int
 ) -> None:

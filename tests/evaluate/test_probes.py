@@ -90,7 +90,8 @@ def test_quantiles_and_covers_of_lengths() -> None:
 
 
 def test_the_figures_of_a_round() -> None:
-    probes = [general("一"), general("二"), Probe(messages=(Message(role="user", text="三"),), reference="好的呀", source="b:1")]
+    drawn = Probe(messages=(Message(role="user", text="三"),), reference="好的呀", source="b:1")
+    probes = [general("一"), general("二"), drawn]
     answers = [completion("今天很好"), completion("ok ok ok ok ok ok", "length"), completion("好的")]
     found = figures_of(
         probes,
@@ -107,8 +108,8 @@ def test_the_figures_of_a_round() -> None:
     assert found.length_ratio == pytest.approx(2 / 3)
     assert found.score == pytest.approx((100 + 0 + 100 * (1 + 4 / 5) / 2) / 3)
     assert found.times(found.stop_rate) == "2/3"
-    assert figures_of(probes[:1], answers[:1], [None], expects_chinese=True, judges_stops=True).length_ratio is None
-    assert figures_of(probes[:1], answers[:1], [None], expects_chinese=True, judges_stops=True).memorised_held_out is None
+    without = figures_of(probes[:1], answers[:1], [None], expects_chinese=True, judges_stops=True)
+    assert (without.length_ratio, without.memorised_held_out) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def make_config(model: Path, data: Path, out: Path) -> RunConfig:
             output_dir=str(out), epochs=1, batch_size=8, accumulation_steps=2, precision="float32", device="cpu",
             threads=1, save_every_steps=2, learning_rate=1e-3,
         ),  # fmt: skip
-        eval=EvalSection(every_steps=6, max_samples=16, probes=("你好", "谢谢", "再见"), probe_max_tokens=4, probe_share=1),
+        eval=EvalSection(every_steps=6, max_samples=16, probes=("你好", "谢谢", "再见"), probe_max_tokens=4,
+                         probe_share=1),
     )
 
 

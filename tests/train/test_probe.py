@@ -68,7 +68,8 @@ def test_answers_and_figures_are_written_and_nothing_else_moves(prober_on: Any, 
 def test_without_questions_nothing_is_asked(prober_on: Any) -> None:
     prober, (ready, run, _, heard) = prober_on(eval__probes=[])
     assert prober(0) is None
-    assert (ready.plan.probes.steps, read_events(run.samples), read_events(run.events), heard.values) == ((), [], [], [])
+    assert ready.plan.probes.steps == ()
+    assert [read_events(run.samples), read_events(run.events), heard.values] == [[], [], []]
 
 
 def test_an_answer_that_is_a_training_row_names_it(prober_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
