@@ -30,6 +30,7 @@ from hantune.train.loop import Loop
 from hantune.train.meter import Floor, Meter
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import continued
+from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
 from hantune.train.setup import (
     Changes,
@@ -125,7 +126,7 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
         recorded = json.loads(run.plan.read_bytes())
         changes = changed_settings(config, recorded["fingerprints"], run)
         if finished := _finished(run, config):
-            console.say(f"这次运行已经练完 ({finished.steps} 步), 没有要接着练的")
+            console.say(f"这次运行已经结束 (练了 {finished.steps} 步), 没有要接着练的")
             return finished
         material = open_material(config, run)
         check_same_material(material, recorded["fingerprints"], run)
@@ -237,7 +238,7 @@ def _perform(
         closing(TrainerLog(run.root / TRAINER_LOG)) as trainer_log,
         Trackers(config.log.trackers, run, settings_of(config)) as trackers,
     ):
-        watch = Watch(config, material, model, accelerator, events, answers, trackers)
+        watch = Watch(material, model, accelerator, events, trackers)
         loop = Loop(
             model=model,
             samples=material.train,
@@ -251,6 +252,7 @@ def _perform(
             trainer_log=trainer_log,
             evaluate=watch,
             meter=Meter(_floor(config, material, model, ready), ready.device),
+            ask=Prober(ready.probes, ready.plan, material, model, run, events, answers, trackers),
             report=trackers.log,
             log_every=config.log.every_steps,
         )
@@ -261,13 +263,19 @@ def _perform(
             events.write("stop", step=loop.step, **error.as_dict())
             _keep_good(loop, config, run, material, model)
             raise
-        if config.train.final == "best":
-            _take_best(loop, run)
+        kept = _take_best(loop, run, watch) if config.train.final == "best" else loop.step
         loop.stepper.ema.take()
-        output = _write_output(config, run, material, model)
-        events.write("end", step=loop.step, reason="done", **loop.meter.overall())
+        _write_output(config, run, material, model)
+        events.write(
+            "end",
+            step=loop.step,
+            kept=kept,
+            reason="early-stop" if loop.step < ready.plan.total_steps else "done",
+            probe_seconds=_probe_seconds(run),
+            **loop.meter.overall(),
+        )
     result = _result(run, config, time.monotonic() - start)
-    console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {output}")
+    _say_end(run, result)
     return result
 
 
@@ -281,6 +289,21 @@ def _floor(config: RunConfig, material: Material, model: nn.Module, ready: Ready
     return Floor(work=work, rate=matmul_rate(ready.device, ready.precision.compute, rows=rows, shape=work.shape))
 
 
+def _say_end(run: RunFolder, result: TrainResult) -> None:
+    end = read_events(run.events, "end")[-1]
+    if end["reason"] == "early-stop":
+        console.say(f"提前停止: 验证损失不再下降, 停在第 {result.steps} 步")
+    if end["probe_seconds"]:
+        share = end["probe_seconds"] / max(end["seconds"], 1e-9)
+        console.say(f"试答用了 {duration(end['probe_seconds'])}, 是训练时间的 {share:.1%}")
+    console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {result.output}")
+
+
+def _probe_seconds(run: RunFolder) -> float:
+    """What asking took, in all parts of the run together."""
+    return round(sum(float(event["seconds"]) for event in read_events(run.events, "probe_metrics")), 2)
+
+
 def _restore(
     loop: Loop, run: RunFolder, events: EventLog, logs: Sequence[JsonLines], checkpoint: checkpoints.Checkpoint | None
 ) -> None:
@@ -292,17 +315,22 @@ def _restore(
         return
     loop.restore(checkpoint)
     events.write("resume", step=checkpoint.step, version=__version__, samples_per_step=loop.plan.samples_per_step)
-    if loop.best is not None and (run.checkpoints / f"step-{loop.best[1]:06d}").is_dir():
-        checkpoints.mark_best(run, loop.best[1])
+    if loop.best.step is not None and (run.checkpoints / f"step-{loop.best.step:06d}").is_dir():
+        checkpoints.mark_best(run, loop.best.step)
     console.say(f"从第 {checkpoint.step} 步的检查点接着练")
 
 
-def _take_best(loop: Loop, run: RunFolder) -> None:
-    """Go back to the weights with the lowest held-out loss, if they are not the last."""
+def _take_best(loop: Loop, run: RunFolder, watch: Watch) -> int:
+    """Go back to the best weights, if they are not the last; returns their step. Their held-out loss is known then."""
     best = checkpoints.best_checkpoint(run)
-    if best is not None and best.step != loop.step:
-        loop.restore_weights(best)
-        console.say(f"取验证损失最低的第 {best.step} 步")
+    if best is None or best.step == loop.step:
+        return loop.step
+    loop.restore_weights(best)
+    console.say(f"取最好的第 {best.step} 步")
+    if best.step % loop.plan.eval_every:
+        with loop.stepper.ema.taken():
+            watch(best.step)
+    return best.step
 
 
 def _keep_good(loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> None:
@@ -351,13 +379,12 @@ def _result(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
     end = read_events(run.events, "end")[-1]
     losses = {event["step"]: event["loss"] for event in read_events(run.events, "eval")}
     best = checkpoints.best_checkpoint(run)
-    kept = best.step if config.train.final == "best" and best is not None else end["step"]
     return TrainResult(
         run=run,
         output=_output(run, config),
         steps=end["step"],
         loss_before=losses.get(0),
-        loss_after=losses.get(kept),
+        loss_after=losses.get(end["kept"]),
         best_step=None if best is None else best.step,
         tokens_per_second=end["tokens_per_second"],
         seconds=seconds,
