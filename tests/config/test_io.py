@@ -40,6 +40,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "data.max_tokens": st.integers(8, 10**6),
     "train.keep_checkpoints": st.integers(2, 99),
     "train.device": st.sampled_from(["auto", "cuda"]),
+    "model.load": st.just("full"),  # fewer bits do not go with adapter.kind=none
     "adapter.targets": st.just("all-linear") | st.lists(TEXTS, min_size=1, max_size=3),
     "log.trackers": st.lists(st.sampled_from(["tensorboard", "wandb", "swanlab", "trackio"]), max_size=2),
 }
@@ -141,6 +142,7 @@ def test_precedence_and_origins(run_file: Path) -> None:
         ("adapter.dropout=0", 0.0),
         ("train.learning_rate=2e-4", 2e-4),
         ("train.activation_checkpointing=false", False),
+        ("train.activation_checkpointing=auto", "auto"),
         ("train.batch_tokens=null", None),
         ("train.batch_tokens=~", None),
         ("train.max_grad_norm=null", None),
