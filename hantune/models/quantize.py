@@ -102,7 +102,7 @@ def round_trip(weight: Tensor, how: Quantization, *, is_turned: bool = False) ->
     """
     if is_turned:
         return round_trip(weight.T, how).T
-    functional = _library("bitsandbytes.functional")
+    functional = library("bitsandbytes.functional")
     if isinstance(how, Int8):
         codes, scales, _ = functional.int8_vectorwise_quant(weight.to(how.dtype).to(torch.float16))
         return _from_8_bits(codes, scales, how.dtype)
@@ -123,7 +123,7 @@ def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
     """A linear layer's weight, O x I, in ``dtype``: made anew where it is held in fewer bits, else the parameter."""
     weight: Any = layer.weight
     if (state := getattr(weight, "quant_state", None)) is not None:
-        dense: Tensor = _library("bitsandbytes.functional").dequantize_4bit(weight.data, state)
+        dense: Tensor = library("bitsandbytes.functional").dequantize_4bit(weight.data, state)
         return dense.to(dtype)
     if (scales := getattr(weight, "SCB", None)) is not None:
         return _from_8_bits(weight.data, scales, dtype)
@@ -131,8 +131,8 @@ def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
 
 
 def _from_8_bits(codes_OI: Tensor, scales_O: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weights that 8 bits stand for. The codes are whole numbers up to 127: every dtype holds them exactly."""
-    return codes_OI.to(dtype).mul_(scales_O.unsqueeze(1) / 127)
+    """The weights that 8 bits stand for, rounded once."""
+    return codes_OI.float().mul_(scales_O.unsqueeze(1) / 127).to(dtype)
 
 
 def num_weights(parameter: Tensor) -> int:
@@ -151,13 +151,13 @@ def loading_config(load: str, dtype: torch.dtype) -> Any:
             "model.unknown-load",
             f"没有这种读法: {load}; 可以写: {'、'.join(LOADS)}",
             place="--load",
-            hint="4bit 最省内存, 8bit 居中, full 是原来的精度 (不写就是它)",
+            hint="4bit 最省内存, 8bit 居中, full 是原来的精度",
         )
     if load == "full":
         return None
     from transformers import BitsAndBytesConfig
 
-    _library("bitsandbytes")
+    library("bitsandbytes")
     if load == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -165,13 +165,16 @@ def loading_config(load: str, dtype: torch.dtype) -> Any:
     )
 
 
-def _library(name: str) -> Any:
-    """bitsandbytes or a part of it."""
+def library(name: str) -> Any:
+    """bitsandbytes or a part of it.
+
+    Raises: MachineError ``machine.no-bitsandbytes``.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise MachineError(
             "machine.no-bitsandbytes",
             "没有装 bitsandbytes: 4 比特和 8 比特要用它 (CPU 和 NVIDIA 显卡都行)",
-            hint='装上它: pip install "bitsandbytes>=0.50"; 或者不写 --load, 用原来的精度',
+            hint='装上它: pip install "bitsandbytes>=0.50"; 或者用原来的精度: --load full, 训练时 model.load=full',
         ) from error

@@ -148,23 +148,44 @@ def _drop_old(run: RunFolder, keep: int) -> None:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
+NUMBER = ":int"
+"""Ends the name of a tensor that holds one of the optimiser's whole numbers."""
+SHARED = ("qmap1", "qmap2")
+"""bitsandbytes' tables of what its codes mean, one for all parameters; safetensors wants each tensor on its own."""
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """AdamW's moments and step counts as ``NAME|exp_avg`` ...; ``names``: id of a parameter -> its name."""
-    return {
-        f"{names[id(parameter)]}|{key}": value
-        for parameter, slots in optimizer.state.items()
-        for key, value in slots.items()
-        if isinstance(value, Tensor)
-    }
+    """Moments, scales and step counts as ``NAME|exp_avg`` ...; ``names``: id of a parameter -> its name."""
+    found: dict[str, Tensor] = {}
+    for parameter, slots in optimizer.state.items():
+        for key, value in slots.items():
+            name = f"{names[id(parameter)]}|{key}"
+            if isinstance(value, Tensor):
+                found[name] = value.clone() if key in SHARED else value
+            else:
+                found[name + NUMBER] = torch.tensor(value, dtype=torch.int64)
+    return found
 
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of ``optimizer_tensors``, on each parameter's device."""
+    """The inverse of ``optimizer_tensors``, on each parameter's device; paged states come back as pages."""
+    saved = {id(parameters[key.rsplit("|", 1)[0]]) for key in tensors}
+    if getattr(optimizer, "is_paged", False):
+        for number, group in enumerate(optimizer.param_groups):
+            for place, parameter in enumerate(group["params"]):
+                if id(parameter) in saved:
+                    optimizer.init_state(group, parameter, number, place)  # type: ignore[attr-defined]
     for key, value in tensors.items():
         name, slot = key.rsplit("|", 1)
-        optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)
+        slots = optimizer.state[parameters[name]]
+        if slot.endswith(NUMBER):
+            slots[slot.removesuffix(NUMBER)] = int(value)
+        elif getattr(slots.get(slot), "is_paged", False):
+            slots[slot].copy_(value)
+        else:
+            slots[slot] = value.to(parameters[name].device)
 
 
 def restore_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hantune.config.schema import TrainSection
+from hantune.train.lean import make_lean
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -16,14 +17,26 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], section: TrainSection) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); vectors (norms, biases) are not decayed."""
+def optimizer_name(section: TrainSection, device: torch.device) -> str:
+    """The optimiser in use: what is asked for, on a CPU without the paging, which moves states off a card."""
+    return section.optimizer if device.type == "cuda" else section.optimizer.removeprefix("paged_")
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], section: TrainSection) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); vectors (norms, biases) are not decayed.
+
+    Raises: MachineError ``machine.no-bitsandbytes``.
+    """
     learned = list(parameters)
     groups = [
         {"params": [p for p in learned if p.ndim >= 2], "weight_decay": section.weight_decay},
         {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section.learning_rate, fused=True)
+    groups = [group for group in groups if group["params"]]
+    name = optimizer_name(section, learned[0].device)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
+    return make_lean(name, groups, lr=section.learning_rate)
 
 
 def learning_rate_at(step: int, total_steps: int, section: TrainSection) -> float:

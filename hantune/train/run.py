@@ -25,6 +25,7 @@ from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_
 from hantune.train import checkpoint as checkpoints
 from hantune.train.loop import Loop
 from hantune.train.parallel import make_accelerator
+from hantune.train.precision import Precision
 from hantune.train.ready import Ready, get_ready
 from hantune.train.setup import (
     Material,
@@ -194,7 +195,7 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready
         loop.train()
         if config.train.final == "best":
             _take_best(loop, run)
-        output = _write_output(config, run, material, model)
+        output = _write_output(config, run, material, model, ready.precision)
         events.write(
             "end",
             step=loop.step,
@@ -230,12 +231,15 @@ def _take_best(loop: Loop, run: RunFolder) -> None:
         console.say(f"取验证损失最低的第 {best.step} 步")
 
 
-def _write_output(config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> Path:
+def _write_output(
+    config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> Path:
     """``adapter/`` or ``model/``, with tokenizer and template inside."""
     from hantune.models.adapter import save_adapter
+    from hantune.models.quantize import quantization_of
     from hantune.models.save import save_model
 
-    info = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
+    info: dict[str, Any] = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
     shared: dict[str, Any] = {
         "base": config.model.path,
         "tokenizer": material.tokenizer,
@@ -243,6 +247,8 @@ def _write_output(config: RunConfig, run: RunFolder, material: Material, model: 
         "info": info,
     }
     if config.adapter.kind == "lora":
+        if quantization := quantization_of(config.model.load, precision.weights):
+            info["quantization"] = quantization.as_dict()
         save_adapter(model, run.adapter, **shared)
         return run.adapter
     save_model(model, run.model, **shared)
