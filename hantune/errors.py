@@ -17,6 +17,9 @@ the ``place`` (``file:line`` or ``section.key``), and a ``hint``: a command or a
 
 from __future__ import annotations
 
+NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What a plain RuntimeError says when an allocation failed: torch's host allocator, CUDA and its libraries."""
+
 
 class HantuneError(Exception):
     """What went wrong (Chinese), under which code, where, and what mends it."""
@@ -87,3 +90,10 @@ class Interrupted(HantuneError):
     def __init__(self, signal_number: int, message: str, *, hint: str | None = None) -> None:
         super().__init__("run.interrupted", message, hint=hint)
         self.exit_code = 128 + signal_number
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory, of the machine or of a card, could not be had; torch has several ways to say so."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)

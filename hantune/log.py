@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ class Console:
         self.warnings: list[str] = []
         self._bar_drawn = False
         self._copy: TextIO | None = None
+        self._lock = threading.RLock()
 
     @contextlib.contextmanager
     def copied_to(self, path: Path) -> Iterator[None]:
@@ -77,18 +79,19 @@ class Console:
 
     def _write(self, text: str) -> None:
         """A GBK or ASCII console must never stop the work: what it cannot show becomes ``?``."""
-        if self._bar_drawn:
-            text = "\r\x1b[K" + text
-            self._bar_drawn = False
         encoding = self.stream.encoding or "utf-8"
-        with contextlib.suppress(BrokenPipeError, ValueError):
+        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
+            if self._bar_drawn:
+                text = "\r\x1b[K" + text
+                self._bar_drawn = False
             self.stream.write(text.encode(encoding, "replace").decode(encoding, "replace"))
             self.stream.flush()
 
     def draw(self, text: str) -> None:
         """Redraw the bar line in place (terminals only)."""
-        self._write("\r\x1b[K" + text)
-        self._bar_drawn = True
+        with self._lock:
+            self._write("\r\x1b[K" + text)
+            self._bar_drawn = True
 
     @contextlib.contextmanager
     def progress(

@@ -1,17 +1,19 @@
 """Training tokens per second on a card, beside the card's own matrix rate.
 
-    python benchmarks/gpu/train_step.py [--preset 1b] [--out FILE]
+    python benchmarks/gpu/train_step.py [--preset 7b] [--budget 16384] [--out FILE]
 
 Random weights of a real shape, LoRA r=8 on all linear layers, bf16, random chats as long as LCCC's (p50 30, p95 76
-tokens; notes/cpu_baselines.md 2) or as long as instructions (``--long``). Rows, side by side in one process: padded
-batches of 8 in random order (what HF collators do), our sorted batches, our packed batches. ``floor``: 4N FLOPs a token
-over the measured bf16 matrix rate; N counts weights in matrix products, the head only at supervised tokens.
+tokens; notes/cpu_baselines.md 2) or as long as instructions (``--long``). Rows, side by side in one process: PEFT's
+layers with padded batches of 8 in random order (what HF collators do) and with sorted ones, and our packed rows with
+fused LoRA and varlen attention. ``floor``: 4N FLOPs a token over the measured bf16 matrix rate; N counts weights in
+matrix products, the head only at supervised tokens. ``--device cpu --preset 15m`` walks the same way without a card.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from pathlib import Path
@@ -24,9 +26,11 @@ from hantune.config.schema import AdapterSection
 from hantune.data.batch import Batch, collate
 from hantune.data.pack import Layout, epoch_steps, micro_batches
 from hantune.data.types import Example
+from hantune.models import attention
 from hantune.models.adapter import attach_lora
 from hantune.models.init import PRESETS
 from hantune.models.loss import supervised_nats
+from hantune.train.lora_kernels import fuse_lora
 from hantune.train.optim import make_optimizer, trained_parameters
 
 VOCABULARY = 32_000
@@ -45,20 +49,27 @@ def chats(count: int, long: bool, seed: int = 0) -> list[Example]:
     return examples
 
 
+def wait(device: torch.device) -> None:
+    """Until the card has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def matrix_rate(device: torch.device) -> float:
-    """Measured bf16 FLOP/s of an 8192-cube."""
-    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    """Measured bf16 FLOP/s of a large cube."""
+    side = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     for _ in range(3):
         a @ a
-    torch.cuda.synchronize()
+    wait(device)
     start = time.perf_counter()
     for _ in range(10):
         a @ a
-    torch.cuda.synchronize()
-    return 10 * 2 * 8192**3 / (time.perf_counter() - start)
+    wait(device)
+    return 10 * 2 * side**3 / (time.perf_counter() - start)
 
 
-def make_model(preset: str, device: torch.device) -> Any:
+def make_model(preset: str, device: torch.device, *, is_ours: bool) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = PRESETS[preset]
@@ -75,14 +86,19 @@ def make_model(preset: str, device: torch.device) -> Any:
         torch.set_default_dtype(torch.bfloat16)
         model = LlamaForCausalLM(config)
         torch.set_default_dtype(torch.float32)
-    return attach_lora(model, AdapterSection(rank=8), seed=0)
+    if is_ours and not attention.use(model, longest=1024):
+        raise SystemExit("packed attention does not agree with sdpa on this card")
+    model = attach_lora(model, AdapterSection(rank=8), seed=0)
+    if is_ours:
+        fuse_lora(model)
+    return model
 
 
 def cuts(examples: list[Example], way: str, budget: int) -> tuple[list[list[int]], Layout]:
     lengths = np.array([len(example.ids) for example in examples])
-    if way == "random-8":
+    if way == "peft-random-8":
         return [list(range(i, min(i + 8, len(examples)))) for i in range(0, len(examples), 8)], "sorted"
-    layout: Layout = "packed" if way == "packed" else "sorted"
+    layout: Layout = "packed" if way == "ours" else "sorted"
     steps = epoch_steps(lengths, 256, seed=0, epoch=0)
     found = [
         batch
@@ -97,13 +113,13 @@ def measure(model: Any, batches: list[Batch], device: torch.device) -> tuple[flo
     parameters = trained_parameters(model)
     from hantune.config.schema import TrainSection
 
-    optimizer = make_optimizer(parameters.values(), TrainSection())
+    optimizer = make_optimizer(parameters, TrainSection())
     model.train()
-    torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
     def update(batch: Batch) -> None:
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            nats, count = supervised_nats(model, batch.to(device))
+        nats, count = supervised_nats(model, batch.to(device))
         (nats / count).backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
@@ -111,13 +127,14 @@ def measure(model: Any, batches: list[Batch], device: torch.device) -> tuple[flo
 
     for batch in batches[:3]:
         update(batch)
-    torch.cuda.synchronize()
+    wait(device)
     start = time.perf_counter()
     for batch in batches[3:]:
         update(batch)
-    torch.cuda.synchronize()
+    wait(device)
     seconds = time.perf_counter() - start
-    return sum(b.num_tokens for b in batches[3:]) / seconds, torch.cuda.max_memory_allocated() / 2**30
+    gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else math.nan
+    return sum(b.num_tokens for b in batches[3:]) / seconds, gib
 
 
 def main() -> None:
@@ -126,18 +143,21 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=8192)
     parser.add_argument("--count", type=int, default=4096)
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device = torch.device("cuda")
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"no card here. On one, this measures:\n\n{__doc__}")
     rate = matrix_rate(device)
-    model = make_model(options.preset, device)
     examples = chats(options.count, options.long)
-    layers = sum(m.weight.numel() for n, m in model.named_modules() if n.endswith("base_layer"))
-    head = VOCABULARY * model.get_base_model().config.hidden_size
     supervised = sum(sum(e.mask) for e in examples) / sum(len(e.ids) for e in examples)
-    floor = rate / (4 * (layers + supervised * head))
     rows = []
-    for way in ("random-8", "sorted", "packed"):
+    for way in ("peft-random-8", "peft-sorted", "ours"):
+        model = make_model(options.preset, device, is_ours=way == "ours")
+        layers = sum(m.weight.numel() for n, m in model.named_modules() if n.endswith("base_layer"))
+        head = VOCABULARY * model.get_base_model().config.hidden_size
+        floor = rate / (4 * (layers + supervised * head))
         found, layout = cuts(examples, way, options.budget)
         batches = [collate([examples[i] for i in cut], layout=layout, pad_id=0) for cut in found[:40]]
         computed = sum(batch.tokens_BT.numel() for batch in batches)
@@ -154,7 +174,7 @@ def main() -> None:
     report = {
         "command": f"benchmarks/gpu/train_step.py --preset {options.preset} --budget {options.budget}"
         + (" --long" if options.long else ""),
-        "device": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
         "torch": torch.__version__,
         "transformers": __import__("transformers").__version__,
         "python": platform.python_version(),

@@ -25,7 +25,7 @@ from hantune import __version__
 from hantune.cli.help import COMMAND, OPTIONS, Command, Group
 from hantune.cli.usage import usage_error
 from hantune.env import set_library_defaults
-from hantune.errors import HantuneError, Interrupted, MachineError
+from hantune.errors import HantuneError, Interrupted, MachineError, is_out_of_memory
 from hantune.log import console
 from hantune.paths import file_problem
 
@@ -141,7 +141,7 @@ def _known(error: BaseException, words: str = "") -> HantuneError:
     if isinstance(error, OSError) and (problem := file_problem(error)):
         problem.__cause__ = error
         return problem
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return MachineError("machine.out-of-memory", "内存不够", hint="换小一点的模型, 或调小 train.batch_tokens")
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None

@@ -181,6 +181,8 @@ def _way_out(setting: Setting, value: Any) -> str | None:
     """The value that was probably meant, written as it should be."""
     if value is None:
         return f"写一个值, 或删掉这一行 (默认 {_written(setting.default)})"
+    if setting.examples:
+        return f"写成 {' 或 '.join(map(_written, setting.examples))} 这样"
     if tuple in setting.types and isinstance(value, list) and str not in map(type, value):
         return '每一项都写成文字, 例如 ["1", "2"]' if value else None
     if tuple in setting.types and isinstance(value, str):

@@ -21,7 +21,10 @@ LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """One setting. ``kind`` is its type with limits, ``整数 (≥ 1)``; ``choices`` are the words it may be, if fixed."""
+    """One setting. ``kind`` is its type with limits, ``整数 (≥ 1)``; ``choices`` are the words it may be, if fixed.
+
+    ``examples``: values that fit, where neither type nor choices say enough.
+    """
 
     section: str
     key: str
@@ -29,6 +32,7 @@ class Setting:
     kind: str
     choices: tuple[str, ...]
     types: frozenset[type]
+    examples: tuple[Any, ...]
     default: Any
 
     @property
@@ -74,6 +78,7 @@ def _setting(section: str, key: str, field: FieldInfo) -> Setting:
         kind=" 或 ".join(_kind_text(part) + _limits_text(notes) for part, notes in named),
         choices=tuple(choice for part, _ in named for choice in _choices(part)),
         types=frozenset(_python_type(part) for part, _ in parts),
+        examples=tuple(field.examples or ()),
         default=field.get_default(),
     )
 
@@ -97,8 +102,8 @@ def _kind_text(part: Any) -> str:
         choices = get_args(part)
         return " 或 ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
     if get_origin(part) is tuple:
-        item = get_args(part)[0]
-        return "文字列表" if item is str else f"列表, 每项是 {_kind_text(item)}"
+        item, _ = next(_parts(get_args(part)[0]))
+        return f"{WORDS[item]}列表" if item in WORDS else f"列表, 每项是 {_kind_text(item)}"
     return WORDS[part]
 
 

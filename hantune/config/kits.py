@@ -5,6 +5,7 @@ The file has ``model_args data_args training_args lora_args``, any of them, with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,9 @@ FLAGS = (
     "load_in_8bit",
 )  # fmt: skip
 """Switches that are read together, after all else."""
+
+ENDS = re.compile(r"embed|wte|lm_head|embed_out")
+"""In a module's name: it is the embedding or the head."""
 
 TYPE_WORDS = {str: "文字", int: "大于 0 的整数", bool: "true 或 false"}
 
@@ -217,6 +221,21 @@ def _targets(value: Any) -> Any:
     return value
 
 
+def _layers(value: Any) -> Any:
+    """PEFT takes one number for one layer."""
+    return [value] if type(value) is int else value
+
+
+def _embeddings(value: Any) -> Any:
+    """``embed_tokens,lm_head`` or a list: embedding and head trained whole."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list):
+        return value
+    if any(ENDS.search(str(word)) for word in words):
+        return "all"
+    raise NotUsed("除了适配器, 只能整个训练词嵌入和输出层")
+
+
 def _trackers(value: Any) -> Any:
     """The trackers we know among ``report_to``."""
     words = [value] if isinstance(value, str) else value
@@ -269,6 +288,11 @@ VALUES: dict[str, Callable[[Any], Any]] = {
     "target_modules": _targets,
     "lora_target": _targets,
     "lora_target_modules": _targets,
+    "layers_to_transform": _layers,
+    "peft_layers_to_transform": _layers,
+    "modules_to_save": _embeddings,
+    "lora_modules_to_save": _embeddings,
+    "additional_target": _embeddings,
     "report_to": _trackers,
     "max_steps": _steps_or_none,
     "max_grad_norm": _clipping,

@@ -26,6 +26,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 """A list of texts; not strict, so that YAML's lists become tuples."""
+Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+"""Numbers of transformer layers, counted from 0."""
+LastLayers = Annotated[str, Field(pattern=r"^last [1-9][0-9]*$")]
+"""``last 8``: the layers nearest the head."""
 
 
 class ModelSection(Section):
@@ -68,6 +72,15 @@ class AdapterSection(Section):
         "all-linear", "加适配器的线性层名字列表; all-linear = 除输出层外的全部线性层"
     )
     use_rslora: bool = _setting(False, "倍数改用 alpha / sqrt(rank) (rsLoRA)")
+    use_dora: bool = _setting(False, "方向和长度分开学 (DoRA); 学得更像全参数, 每步慢不少")
+    layers_to_transform: Layers | LastLayers | None = _setting(
+        None,
+        "只给这些层加适配器: last 8 = 最后 8 层 (反向算到那里为止, 更快), [20, 21] = 从 0 数的层号; 空 = 全部",
+        examples=["last 8", (20, 21)],
+    )
+    embeddings: Literal["new-rows", "all", "frozen"] = _setting(
+        "new-rows", "词嵌入和输出层: new-rows = 只学扩充词表后的新行; all = 整个一起学; frozen = 不学"
+    )
 
 
 class TrainSection(Section):
@@ -86,6 +99,9 @@ class TrainSection(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = _setting(
         2e-4, "最大学习率; LoRA 常用 1e-4 到 5e-4, 训练全部参数常用 1e-5 到 5e-5"
     )
+    lora_plus_ratio: Annotated[float, Field(gt=0)] = _setting(
+        1.0, "LoRA 的 B 矩阵的学习率是别的参数的几倍 (LoRA+, 常用 16); 1 = 一样"
+    )
     schedule: Literal["cosine", "linear", "constant"] = _setting("cosine", "学习率升到最大以后怎样降")
     warmup_share: Share = _setting(0.03, "总步数的前多大比例用来升学习率")
     weight_decay: Annotated[float, Field(ge=0)] = _setting(0.0, "权重衰减 (AdamW)")
@@ -93,11 +109,23 @@ class TrainSection(Section):
         "adamw", "优化器: 8bit = 状态只占四分之一; paged = 显存不够时状态挪到内存 (CPU 上没有这一步)"
     )
     max_grad_norm: Annotated[float, Field(gt=0)] | None = _setting(1.0, "梯度范数上限, 超过就按比例缩小; 空 = 不裁剪")
+    neftune_alpha: Annotated[float, Field(ge=0)] = _setting(
+        0.0, "训练时给词嵌入加多大的噪声 (NEFTune, 常用 5); 0 = 不加"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = _setting(
+        0.0, "标签平滑: 把多少概率分给全部词元 (常用 0.1); 只改训练损失, 不改验证损失"
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = _setting(
+        0.0, "评测和结果用参数的滑动平均, 每步保留多少旧值 (例如 0.99); 0 = 不用"
+    )
     precision: Literal["auto", "float32", "bf16", "fp16"] = _setting("auto", "计算精度; auto = 按机器选, 并说明理由")
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "用什么算; auto = 有能用的显卡就用显卡")
     threads: Positive | None = _setting(None, "CPU 线程数; 空 = 物理核数")
     activation_checkpointing: Literal["auto"] | bool = _setting(
         "auto", "用时间换内存: 反向时重算中间结果; auto = 预计放不下才用, 并说明理由"
+    )
+    guards: Literal["stop", "warn"] = _setting(
+        "stop", "训练发散或学不动时: stop = 停在上一个好检查点; warn = 只提醒, 接着练"
     )
     save_every_steps: Positive | None = _setting(None, "每多少步存一个检查点; 空 = 全程存 5 次左右")
     final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 验证损失最低的一步")
@@ -145,4 +173,18 @@ class RunConfig(Section):
     def _fp16_needs_a_card(self) -> RunConfig:
         if self.train.precision == "fp16" and self.train.device == "cpu":
             raise ValueError("train.precision=fp16 只能用在显卡上; CPU 请用 float32 或 bf16")
+        return self
+
+    @model_validator(mode="after")
+    def _lora_options_need_lora(self) -> RunConfig:
+        """A setting that reaches nothing is a mistake."""
+        asked = {
+            "adapter.use_dora": self.adapter.use_dora,
+            "adapter.layers_to_transform": self.adapter.layers_to_transform is not None,
+            "adapter.embeddings": self.adapter.embeddings != "new-rows",
+            "train.lora_plus_ratio": self.train.lora_plus_ratio != 1,
+        }
+        if self.adapter.kind == "none" and any(asked.values()):
+            names = ", ".join(name for name, is_asked in asked.items() if is_asked)
+            raise ValueError(f"adapter.kind=none 训练全部参数, 用不到 {names}")
         return self

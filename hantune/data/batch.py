@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -32,17 +33,40 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Documents:
+    """What lies one after another in a packed row. ``offsets``: where each starts and the last ends, int32 [N + 1]."""
+
+    lengths: tuple[int, ...]
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Documents:
+        """Documents of these lengths."""
+        return cls(lengths=tuple(lengths), offsets=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest one."""
+        return max(self.lengths)
+
+    def to(self, device: torch.device | str) -> Documents:
+        """The same on another device."""
+        return replace(self, offsets=self.offsets.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """One micro-batch.
 
     Padded (``sorted``): ``mask_BT`` is 1 on real tokens. Packed: one row, ``mask_BT`` None, ``positions_BT`` starts at
-    0 with every document, from which transformers builds the block-diagonal mask (only with ``use_cache=False``).
+    0 with every one of ``documents``.
     """
 
     tokens_BT: Tensor
     labels_BT: Tensor
     mask_BT: Tensor | None
     positions_BT: Tensor | None
+    documents: Documents | None = None
     num_tokens: int
     num_supervised: int
     num_characters: int = 0
@@ -56,6 +80,7 @@ class Batch:
             labels_BT=self.labels_BT.to(device),
             mask_BT=None if self.mask_BT is None else self.mask_BT.to(device),
             positions_BT=None if self.positions_BT is None else self.positions_BT.to(device),
+            documents=None if self.documents is None else self.documents.to(device),
         )
 
 
@@ -76,6 +101,7 @@ def collate(examples: Sequence[Example], *, layout: Layout, pad_id: int) -> Batc
             labels_BT=torch.tensor([[label for row in labels for label in row]]),
             mask_BT=None,
             positions_BT=torch.tensor([[position for length in lengths for position in range(length)]]),
+            documents=Documents.of(lengths),
             num_tokens=sum(lengths),
             num_supervised=num_supervised,
         )
@@ -99,11 +125,16 @@ def collate_samples(samples: Samples, indices: Sequence[int], *, layout: Layout,
 
 
 def evaluation_batches(
-    samples: Samples, *, pad_id: int, batch_size: int = 16, batch_tokens: int | None = 4096
+    samples: Samples,
+    *,
+    pad_id: int,
+    layout: Layout = "sorted",
+    batch_size: int = 16,
+    batch_tokens: int | None = 4096,
 ) -> Iterator[Batch]:
-    """Every sample once, longest first, padded: what the held-out loss is taken over."""
+    """Every sample once, longest first: what the held-out loss is taken over."""
     everything = range(len(samples))
     for indices in micro_batches(
-        everything, samples.lengths, batch_size=batch_size, batch_tokens=batch_tokens, layout="sorted"
+        everything, samples.lengths, batch_size=batch_size, batch_tokens=batch_tokens, layout=layout
     ):
-        yield collate_samples(samples, indices, layout="sorted", pad_id=pad_id)
+        yield collate_samples(samples, indices, layout=layout, pad_id=pad_id)

@@ -168,6 +168,36 @@ def micro_batches(
     return batches
 
 
+def largest_batch(
+    lengths: np.ndarray, *, batch_size: int, batch_tokens: int | None, layout: Layout
+) -> list[int]:
+    """Samples of a micro-batch that is as full as any that ``micro_batches`` can cut from these samples.
+
+    Law, for ``sorted``: none has more rows x longest row. Among equally full ones it is that of the longest samples.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    if layout == "packed":
+        return _fullest_row(order.tolist(), lengths, batch_size, batch_tokens)
+    sizes = lengths[order].astype(np.int64)
+    rows = np.minimum(batch_size, np.arange(len(order), 0, -1))
+    if batch_tokens is not None:
+        rows = np.minimum(rows, np.maximum(1, batch_tokens // sizes))
+    start = int(np.argmax(rows * sizes))
+    return [int(sample) for sample in order[start : start + rows[start]]]
+
+
+def _fullest_row(order: list[int], lengths: np.ndarray, batch_size: int, batch_tokens: int | None) -> list[int]:
+    """The longest samples that fit into one row, then the longest of the rest that still do."""
+    row, used = order[:1], int(lengths[order[0]])
+    for sample in order[1:]:
+        if len(row) == batch_size or (batch_tokens is not None and used >= batch_tokens):
+            break
+        if batch_tokens is None or used + lengths[sample] <= batch_tokens:
+            row.append(sample)
+            used += int(lengths[sample])
+    return row
+
+
 def useful_share(batches: Sequence[Sequence[int]], lengths: np.ndarray, layout: Layout) -> float:
     """Real tokens over computed tokens (1.0 = no padding)."""
     real = sum(int(lengths[list(batch)].sum()) for batch in batches)

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,15 +23,17 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 NEW_ROWS = "hantune_new_rows"
 """``[first, end]`` in a model's ``config.json``: rows of a larger vocabulary that nothing has taught yet."""
+BEGINS_AS_ZEROS = (".lora_B.", ".lora_embedding_A")
+"""A, DoRA's magnitudes and embeddings are not zero to begin with, and say nothing about training."""
 SMALLEST_BYTES = 1024
 """A file below this holds no matrix: alpaca-lora's empty adapters had 443 bytes."""
 
 
 def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
-    """``model`` as a PeftModel: base frozen, A random from ``seed`` alone, B zero, both float32.
+    """``model`` as a PeftModel: base frozen, A random from ``seed`` alone, B zero, all that is learned float32.
 
-    New rows of a larger vocabulary (embedding and head) are trained and saved with it. The global random generators
-    are neither read nor moved.
+    Embedding and head are trained as ``section.embeddings`` says, and saved with the rest. The global random
+    generators are neither read nor moved.
 
     Raises: ConfigError ``adapter.no-such-layer`` naming the layers there are.
     """
@@ -39,6 +42,10 @@ def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
     targets: str | list[str] = section.targets if isinstance(section.targets, str) else list(section.targets)
     if not isinstance(targets, str):
         _require_layers(model, targets)
+    layers = chosen_layers(section.layers_to_transform, model.config.num_hidden_layers)
+    if layers is not None and isinstance(targets, str):
+        targets = linear_names(model)  # PEFT takes the numbers of layers only beside names
+    is_whole = section.embeddings == "all"
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=section.rank,
@@ -46,16 +53,47 @@ def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
         lora_dropout=section.dropout,
         target_modules=targets,
         use_rslora=section.use_rslora,
-        trainable_token_indices=new_rows(model),
+        use_dora=section.use_dora,
+        layers_to_transform=layers,
+        trainable_token_indices=new_rows(model) if section.embeddings == "new-rows" else None,
+        modules_to_save=end_names(model) if is_whole else None,
     )
+    dtype = model.dtype
     # Not torch.manual_seed: that would also move the generators of the cards. PEFT draws A on the CPU.
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(model, config)
+    if is_whole:
+        _join_ends(model, dtype)
     for parameter in wrapped.parameters():
-        if parameter.requires_grad:  # PEFT leaves new rows in the base's dtype, where small steps round away
+        if parameter.requires_grad:  # PEFT leaves embeddings in the base's dtype, where small steps round away
             parameter.data = parameter.data.float()
     return wrapped
+
+
+def chosen_layers(asked: tuple[int, ...] | str | None, count: int) -> list[int] | None:
+    """The numbers of the layers that ``last 8`` or a list means in a model of ``count`` layers; None for all.
+
+    Raises: ConfigError ``adapter.no-such-layer``.
+    """
+    if asked is None:
+        return None
+    wanted = int(asked.removeprefix("last ")) if isinstance(asked, str) else max(asked) + 1
+    if wanted > count:
+        raise ConfigError(
+            "adapter.no-such-layer",
+            f"模型只有 {count} 层, 从 0 数到 {count - 1}",
+            place="adapter.layers_to_transform",
+            hint=f"改成 adapter.layers_to_transform='last {max(1, count // 2)}'; 全部层都要就写 null",
+        )
+    return list(range(count - wanted, count)) if isinstance(asked, str) else sorted(set(asked))
+
+
+def end_names(model: Any) -> list[str]:
+    """What the model calls its embedding and its head, without their paths: ``embed_tokens``, ``lm_head``."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = (next(name for name, module in model.named_modules() if module is end) for end in ends)
+    return [name.rsplit(".", 1)[-1] for name in names]
 
 
 def new_rows(model: Any) -> dict[str, list[int]] | None:
@@ -63,10 +101,28 @@ def new_rows(model: Any) -> dict[str, list[int]] | None:
     span = getattr(model.config, NEW_ROWS, None)
     if not span:
         return None
-    is_tied = model.config.tie_word_embeddings
-    ends = [model.get_input_embeddings(), *([] if is_tied else [model.get_output_embeddings()])]
-    names = [name for end in ends for name, module in model.named_modules() if module is end]
-    return {name.rsplit(".", 1)[-1]: list(range(*span)) for name in names}
+    names = end_names(model)[:1] if model.config.tie_word_embeddings else end_names(model)
+    return {name: list(range(*span)) for name in names}
+
+
+def _join_ends(model: Any, dtype: torch.dtype) -> None:
+    """Embedding and head that PEFT copied to train them whole: one matrix again where the base has one.
+
+    They are learned in float32 and compute in ``dtype`` as the rest of the model does.
+    """
+    embedding, head = (
+        end.modules_to_save["default"] for end in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
+    if model.config.tie_word_embeddings:
+        head.weight = embedding.weight
+    embedding.register_forward_hook(lambda module, inputs, output: output.to(dtype))
+    head.forward = MethodType(_linear_in_dtype_of_input, head)
+
+
+def _linear_in_dtype_of_input(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """The layer's output, in the type of ``x`` whatever that of the weights is."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return torch.nn.functional.linear(x, layer.weight.to(x.dtype), bias)
 
 
 @contextlib.contextmanager
@@ -153,17 +209,13 @@ def _require_saved(model: Any, folder: Path, *, untrained: bool) -> None:
 
 
 def _has_moved(path: Path) -> bool:
-    """Whether any B matrix (or any fully trained tensor) of an adapter file is not all zero."""
+    """Whether any tensor of an adapter file that begins as zeros is not all zero; without such ones, any at all."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if not _is_never_zero(name)]  # noqa: SIM118  (not a dict)
-        return any(bool(file.get_tensor(name).any()) for name in names)
-
-
-def _is_never_zero(name: str) -> bool:
-    """A, DoRA's magnitudes and new rows of a vocabulary are not zero to begin with."""
-    return any(part in name for part in (".lora_A.", ".lora_embedding_A", ".lora_magnitude_vector", ".token_adapter."))
+        names = list(file.keys())
+        from_zero = [name for name in names if any(part in name for part in BEGINS_AS_ZEROS)]
+        return any(bool(file.get_tensor(name).any()) for name in from_zero or names)
 
 
 def require_adapter(folder: Path, *, untrained: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +28,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def checkpoint_activations(bare: Any) -> None:
+    """Let the backward pass of training compute each layer's activations anew instead of keeping them.
+
+    Call it when adapters are in place. transformers and PEFT then let the embeddings want gradients, which only
+    torch's older way of doing this needs: the backward pass would go on through layers below which nothing is learned.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # its new name is not in the oldest transformers we take
+        bare.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    bare.disable_input_require_grads()
 
 
 def takes(bare: Any, argument: str) -> bool:

@@ -10,21 +10,20 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hantune.data.batch import IGNORED, Batch
+from hantune.models import attention
 from hantune.models.call import bare_model, evaluating, model_inputs
-
-HEAD_ROWS = 1024
-"""Rows of logits that exist at once: 1024 x 32,000 floats are 128 MiB."""
+from hantune.models.head import summed_cross_entropy
 
 _head_is_last: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def supervised_nats(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
+def supervised_nats(model: nn.Module, batch: Batch, *, smoothing: float = 0.0) -> tuple[Tensor, int]:
     """Nats of the supervised tokens, summed (float32 scalar with gradient), and how many they are.
 
+    ``smoothing``: the share of each target's probability that goes to all tokens of the vocabulary alike.
     Law: equal to the cross-entropy of the full logits; tokens without a label change no bit of loss or gradient,
     except through what later tokens see of them.
     """
@@ -34,26 +33,22 @@ def supervised_nats(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
     if is_head_last(bare):
         hidden_BTD = _decoder(bare)(**_inputs(bare, batch))[0]
         rows_ND = hidden_BTD.flatten(0, 1).index_select(0, kept_N)
-        total = _sum_over_chunks(bare.get_output_embeddings(), rows_ND, targets_N)
+        total = summed_cross_entropy(bare.get_output_embeddings(), rows_ND, targets_N, smoothing=smoothing)
     else:
         logits_BTV = bare(**_inputs(bare, batch)).logits
         rows_NV = logits_BTV.flatten(0, 1).index_select(0, kept_N)
-        total = _sum_over_chunks(nn.Identity(), rows_NV, targets_N)
+        total = summed_cross_entropy(nn.Identity(), rows_NV, targets_N, smoothing=smoothing)
     return total, len(targets_N)
-
-
-def _sum_over_chunks(head: nn.Module, rows: Tensor, targets_N: Tensor) -> Tensor:
-    """Summed cross-entropy of ``head(rows)`` in float32, HEAD_ROWS rows at a time."""
-    total = rows[:0].float().sum()  # zero that still hangs on the graph, for a batch with nothing to learn
-    for start in range(0, len(targets_N), HEAD_ROWS):
-        part = slice(start, start + HEAD_ROWS)
-        total = total + F.cross_entropy(head(rows[part]).float(), targets_N[part], reduction="sum")
-    return total
 
 
 def _inputs(bare: Any, batch: Batch) -> dict[str, Any]:
     """What the batch holds, for a pass without a cache: with one, transformers lets packed documents see each other."""
-    return model_inputs(bare, batch.tokens_BT, mask_BT=batch.mask_BT, positions_BT=batch.positions_BT, use_cache=False)
+    inputs = model_inputs(
+        bare, batch.tokens_BT, mask_BT=batch.mask_BT, positions_BT=batch.positions_BT, use_cache=False
+    )
+    if batch.documents is not None and bare.config._attn_implementation == attention.NAME:
+        inputs |= attention.packed_inputs(batch.documents, batch.tokens_BT)
+    return inputs
 
 
 def _decoder(bare: Any) -> Any:

@@ -19,6 +19,7 @@ class Outline:
 
     prefix: str
     """The name of the body with a dot: ``model.``, ``transformer.``; some files (BLOOM's) leave it away."""
+    embedding: str
     tied: tuple[str, ...]
     """Embedding and head where the config makes them one tensor, else nothing."""
     linear: frozenset[str]
@@ -56,10 +57,14 @@ def outline(model: Any) -> Outline:
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
+    places = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    embedding = places[id(model.get_input_embeddings())]
     turned = frozenset(f"{name}.weight" for name, m in model.named_modules() if isinstance(m, Conv1D))
     linear = (f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
-    ends = (model.get_input_embeddings(), head) if model.config.tie_word_embeddings else ()
-    tied = tuple(f"{name}.weight" for end in ends for name, module in model.named_modules() if module is end)
     return Outline(
-        prefix=model.base_model_prefix + ".", tied=tied, linear=turned.union(linear), turned=turned
+        prefix=model.base_model_prefix + ".",
+        embedding=embedding,
+        tied=(embedding, places[id(head)]) if model.config.tie_word_embeddings else (),
+        linear=turned.union(linear),
+        turned=turned,
     )

@@ -101,7 +101,11 @@ def warnings_of(data: RunData) -> list[str]:
 
 
 def _stopped(data: RunData) -> str:
-    return "" if data.is_finished else f"接着练: hantune resume {quoted(data.name)}"
+    stops = data.of_kind("stop")
+    if data.is_finished or not stops:
+        return "" if data.is_finished else f"接着练: hantune resume {quoted(data.name)}"
+    message, hint = stops[-1].get("message"), stops[-1].get("hint")
+    return f"{message}." + (f" 改 {hint} 再练一次." if hint else "")
 
 
 def _overtrained(data: RunData) -> str:

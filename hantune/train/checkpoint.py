@@ -88,6 +88,11 @@ def best_checkpoint(run: RunFolder) -> Checkpoint | None:
     return _verified(run.checkpoints / pointer.read_text(encoding="utf-8").strip())
 
 
+def checkpoint_at(run: RunFolder, step: int) -> Checkpoint | None:
+    """The checkpoint of ``step``, if it is there and verifies."""
+    return _verified(run.checkpoints / f"step-{step:06d}")
+
+
 def newest_checkpoint(run: RunFolder) -> Checkpoint | None:
     """The newest checkpoint that verifies; None if there is none. What is torn is passed over and said."""
     for folder in reversed(_folders(run)):

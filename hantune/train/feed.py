@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import numpy as np
 
 from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch, Samples, collate_samples
-from hantune.data.pack import epoch_steps, micro_batches
+from hantune.data.pack import epoch_steps, largest_batch, micro_batches
 from hantune.train.plan import Plan
 
 
@@ -21,6 +23,10 @@ class Feed:
         self._pad_id = pad_id
         self._epoch: tuple[int, list[np.ndarray]] | None = None
 
+    @property
+    def total_steps(self) -> int:
+        return self._plan.total_steps
+
     def samples_of_step(self, step: int) -> np.ndarray:
         """The sample numbers that ``step`` trains."""
         epoch, within = divmod(step, self._plan.steps_per_epoch)
@@ -29,8 +35,12 @@ class Feed:
             self._epoch = (epoch, steps)
         return self._epoch[1][within]
 
-    def micro_batches(self, step: int) -> list[Batch]:
-        """The step's samples, cut and collated."""
+    def tokens_of_step(self, step: int) -> int:
+        """Real tokens of the step's samples."""
+        return int(self._lengths[self.samples_of_step(step)].sum())
+
+    def micro_batches(self, step: int, most: int | None = None) -> list[Batch]:
+        """The step's samples, cut and collated; what computes more than ``most`` positions is halved by samples."""
         cuts = micro_batches(
             self.samples_of_step(step),
             self._lengths,
@@ -38,4 +48,31 @@ class Feed:
             batch_tokens=self._section.batch_tokens,
             layout=self._plan.layout,
         )
-        return [collate_samples(self._samples, cut, layout=self._plan.layout, pad_id=self._pad_id) for cut in cuts]
+        return [part for cut in cuts for part in self._halved(cut, most)]
+
+    def largest(self, most: int | None = None) -> Batch:
+        """The fullest micro-batch that the run can come to, made of its longest samples."""
+        cut = largest_batch(
+            self._lengths,
+            batch_size=self._section.batch_size,
+            batch_tokens=self._section.batch_tokens,
+            layout=self._plan.layout,
+        )
+        return max(self._halved(cut, most), key=lambda batch: batch.tokens_BT.numel())
+
+    def collate(self, samples: Sequence[int]) -> Batch:
+        """These samples as one micro-batch."""
+        return collate_samples(self._samples, samples, layout=self._plan.layout, pad_id=self._pad_id)
+
+    def sources(self, samples: Iterable[int]) -> list[str]:
+        """Where samples come from: ``file:line``."""
+        return [self._samples[int(sample)].source for sample in samples]
+
+    def _halved(self, samples: Sequence[int], most: int | None) -> Iterator[Batch]:
+        batch = self.collate(samples)
+        if most is None or len(samples) == 1 or batch.tokens_BT.numel() <= most:
+            yield batch
+            return
+        middle = len(samples) // 2
+        yield from self._halved(samples[:middle], most)
+        yield from self._halved(samples[middle:], most)

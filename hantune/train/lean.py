@@ -19,6 +19,8 @@ CLASSES = {"adamw8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw8b
 """``train.optimizer`` -> the class of bitsandbytes.optim."""
 BLOCK = 256
 """Weights that share a scale."""
+SMALLEST = 4096
+"""Parameters with fewer weights keep float32 moments."""
 RUN = 1024 * BLOCK
 """Weights that are updated at once on a CPU."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from hantune.config.schema import TrainSection
-from hantune.train.lean import make_lean
+from hantune.train import lean
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -22,21 +23,34 @@ def optimizer_name(section: TrainSection, device: torch.device) -> str:
     return section.optimizer if device.type == "cuda" else section.optimizer.removeprefix("paged_")
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], section: TrainSection) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019); vectors (norms, biases) are not decayed.
+def make_optimizer(parameters: Mapping[str, nn.Parameter], section: TrainSection) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) over ``parameters`` by name; vectors (norms, biases) are not decayed.
 
+    A group's ``factor`` is its learning rate over the schedule's: B learns faster than A in LoRA+ (Hayou et al. 2024).
     Raises: MachineError ``machine.no-bitsandbytes``.
     """
-    learned = list(parameters)
-    groups = [
-        {"params": [p for p in learned if p.ndim >= 2], "weight_decay": section.weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},
+    sorted_in: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = section.weight_decay if parameter.ndim >= 2 else 0.0
+        factor = section.lora_plus_ratio if ".lora_B." in name else 1.0
+        sorted_in.setdefault((decay, factor), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": its, "weight_decay": decay, "factor": factor} for (decay, factor), its in sorted_in.items()
     ]
-    groups = [group for group in groups if group["params"]]
-    name = optimizer_name(section, learned[0].device)
-    if name == "adamw":
+    kind = optimizer_name(section, next(iter(parameters.values())).device)
+    if kind == "adamw":
         return torch.optim.AdamW(groups, lr=section.learning_rate, fused=True)
-    return make_lean(name, groups, lr=section.learning_rate)
+    return lean.make_lean(kind, groups, lr=section.learning_rate)
+
+
+def state_bytes(parameters: Iterable[nn.Parameter], section: TrainSection) -> int:
+    """What the optimiser's moments will take of the device's memory, at most."""
+    total = 0
+    for parameter in parameters:
+        kind = optimizer_name(section, parameter.device)
+        in_8_bits = kind.endswith("8bit") and parameter.numel() >= lean.SMALLEST
+        total += parameter.numel() * 2 if in_8_bits else parameter.numel() * 8
+    return total
 
 
 def learning_rate_at(step: int, total_steps: int, section: TrainSection) -> float:

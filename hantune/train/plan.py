@@ -31,8 +31,13 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(config: RunConfig, *, num_samples: int, num_val: int, can_pack: bool) -> Plan:
-    """The plan for this configuration and this much data; ``can_pack``: the model takes position ids."""
+def make_plan(
+    config: RunConfig, *, num_samples: int, num_val: int, can_pack: bool, packs_fast: bool = False
+) -> Plan:
+    """The plan for this configuration and this much data.
+
+    ``can_pack``: the model takes position ids; ``packs_fast``: its packed rows go through ``models/attention``.
+    """
     train = config.train
     samples_per_step = train.batch_size * train.accumulation_steps
     steps_per_epoch = num_steps(num_samples, samples_per_step)
@@ -40,7 +45,7 @@ def make_plan(config: RunConfig, *, num_samples: int, num_val: int, can_pack: bo
     if train.max_steps is not None:
         total = min(total, train.max_steps)
     often = max(1, math.ceil(total / TIMES_PER_RUN))
-    layout, reason = _choose_layout(train.batching, can_pack)
+    layout, reason = _choose_layout(train.batching, can_pack, packs_fast)
     return Plan(
         num_samples=num_samples,
         num_val=num_val,
@@ -54,9 +59,13 @@ def make_plan(config: RunConfig, *, num_samples: int, num_val: int, can_pack: bo
     )
 
 
-def _choose_layout(asked: str, can_pack: bool) -> tuple[Layout, str]:
+def _choose_layout(asked: str, can_pack: bool, packs_fast: bool) -> tuple[Layout, str]:
+    if asked == "sorted":
+        return "sorted", "配置里指定的"
+    if packs_fast:
+        return "packed", "首尾相接, 一个补齐的词元也没有; 互不相看 (已在这个模型上验证)"
     if asked == "packed" and not can_pack:
         return "sorted", "这个模型不收位置编号 (如 BLOOM), 首尾相接会互相看到; 改用 sorted"
     if asked == "packed":
         return "packed", "配置里指定的"
-    return "sorted", "配置里指定的" if asked == "sorted" else "长度相近的放一批: 补齐最少, 每种模型都适用"
+    return "sorted", "长度相近的放一批: 补齐最少, 每种模型都适用"

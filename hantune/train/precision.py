@@ -26,8 +26,9 @@ class Precision:
     reason: str
 
     @property
-    def is_mixed(self) -> bool:
-        return self.compute != torch.float32
+    def needs_autocast(self) -> bool:
+        """Whether products must be cast from the weights' type; fp16 has accelerate scale the loss as well."""
+        return self.weights != self.compute or self.compute == torch.float16
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""

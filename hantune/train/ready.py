@@ -15,7 +15,7 @@ from hantune.models.quantize import num_weights
 from hantune.train.optim import optimizer_name
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
-from hantune.train.recompute import Recompute, choose_recompute, switch_on
+from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
 
 OVERFLOWS = "这个模型在 fp16 里会溢出 (试算过最长的一条样本)"
@@ -121,10 +121,13 @@ def _longest(material: Material, device: torch.device) -> Tensor:
 def _make_model(
     config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute
 ) -> nn.Module:
+    from hantune.models import attention
     from hantune.models.adapter import attach_lora
+    from hantune.models.call import bare_model, checkpoint_activations
     from hantune.models.load import load_model, require_rows
     from hantune.train.frozen import compute_densely
     from hantune.train.lora_kernels import fuse_lora
+    from hantune.train.pointwise import fuse_attention, fuse_pointwise
 
     model: nn.Module = load_model(
         config.model.path,
@@ -134,12 +137,17 @@ def _make_model(
         load=config.model.load,
     )
     compute_densely(model)
+    if config.train.batching != "sorted":
+        attention.use(model, longest=config.data.max_tokens)
     require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
-    if recompute.is_on:
-        switch_on(model)
     if config.adapter.kind == "lora":
         model = attach_lora(model, config.adapter, seed=config.train.seed)
         fuse_lora(model)
+    if device.type == "cpu":
+        fuse_pointwise(model)
+        fuse_attention(model)
+    if recompute.is_on:
+        checkpoint_activations(bare_model(model))
     return model
 
 
@@ -153,7 +161,14 @@ def _num_parameters(config: RunConfig) -> int:
 
 
 def _plan(config: RunConfig, material: Material, model: nn.Module) -> Plan:
+    from hantune.models.attention import NAME
     from hantune.models.call import bare_model, takes
 
-    can_pack = takes(bare_model(model), "position_ids")
-    return make_plan(config, num_samples=len(material.train), num_val=len(material.val), can_pack=can_pack)
+    bare = bare_model(model)
+    return make_plan(
+        config,
+        num_samples=len(material.train),
+        num_val=len(material.val),
+        can_pack=takes(bare, "position_ids"),
+        packs_fast=bare.config._attn_implementation == NAME,
+    )

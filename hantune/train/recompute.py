@@ -36,10 +36,3 @@ def choose_recompute(asked: Asked, *, predicted: int | None = None, available: i
     if predicted <= MARGIN * available:
         return Recompute(is_on=False, reason=f"{figures}: 放得下, 不重算更快")
     return Recompute(is_on=True, reason=f"{figures}: 放不下, 用大约三成的时间换内存")
-
-
-def switch_on(model: Any) -> None:
-    """From now on the layers of a transformers model are computed again in the backward pass."""
-    # transformers 5.23 renamed it; the arguments are those of torch.utils.checkpoint.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})

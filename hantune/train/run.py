@@ -19,7 +19,7 @@ from torch import nn
 
 from hantune import __version__
 from hantune.config.schema import RunConfig
-from hantune.errors import RunError
+from hantune.errors import RunError, TrainError
 from hantune.log import EventLog, console, duration, read_events
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
@@ -192,9 +192,15 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready
             log_every=config.log.every_steps,
         )
         _restore(loop, run, events, answers)
-        loop.train()
+        try:
+            loop.train()
+        except TrainError as error:
+            events.write("stop", step=loop.step, **error.as_dict())
+            _keep_good(loop, config, run, material, model, ready.precision)
+            raise
         if config.train.final == "best":
             _take_best(loop, run)
+        loop.stepper.ema.take()
         output = _write_output(config, run, material, model, ready.precision)
         events.write(
             "end",
@@ -227,8 +233,20 @@ def _take_best(loop: Loop, run: RunFolder) -> None:
     """Go back to the weights with the lowest held-out loss, if they are not the last."""
     best = checkpoints.best_checkpoint(run)
     if best is not None and best.step != loop.step:
-        checkpoints.restore_weights(loop.parameters, best.tensors("weights"))
+        loop.restore_weights(best)
         console.say(f"取验证损失最低的第 {best.step} 步")
+
+
+def _keep_good(
+    loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> None:
+    """Write what the last good checkpoint of a run that failed has learned: the hours before are not lost."""
+    good = checkpoints.checkpoint_at(run, loop.good_step)
+    if good is not None:
+        loop.restore_weights(good)
+        loop.stepper.ema.take()
+        output = _write_output(config, run, material, model, precision)
+        console.say(f"第 {good.step} 步的结果写在 {output}, 可以先用它")
 
 
 def _write_output(

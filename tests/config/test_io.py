@@ -40,7 +40,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "data.max_tokens": st.integers(8, 10**6),
     "train.keep_checkpoints": st.integers(2, 99),
     "train.device": st.sampled_from(["auto", "cuda"]),
-    "model.load": st.just("full"),  # fewer bits do not go with adapter.kind=none
+    "adapter.kind": st.just("lora"),
+    "adapter.layers_to_transform": st.just("last 8") | st.lists(st.integers(0, 99), min_size=1, max_size=3),
     "adapter.targets": st.just("all-linear") | st.lists(TEXTS, min_size=1, max_size=3),
     "log.trackers": st.lists(st.sampled_from(["tensorboard", "wandb", "swanlab", "trackio"]), max_size=2),
 }

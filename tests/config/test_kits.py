@@ -83,6 +83,14 @@ def test_the_whole_file_becomes_a_configuration(tmp_path: Path) -> None:
         ({"training_args": {"optim": "paged_adamw_8bit"}}, {"train.optimizer": "paged_adamw8bit"}),
         ({"training_args": {"optim": "adamw_torch"}}, {"train.optimizer": "adamw"}),
         ({"training_args": {"gradient_checkpointing": True}}, {"train.activation_checkpointing": True}),
+        ({"lora_args": {"use_dora": True, "use_rslora": True}}, {"adapter.use_dora": True, "adapter.use_rslora": True}),
+        ({"lora_args": {"layers_to_transform": 3}}, {"adapter.layers_to_transform": [3]}),
+        ({"lora_args": {"layers_to_transform": [3, 4]}}, {"adapter.layers_to_transform": [3, 4]}),
+        ({"lora_args": {"modules_to_save": ["embed_tokens", "lm_head"]}}, {"adapter.embeddings": "all"}),
+        ({"additional_target": "embed_tokens,lm_head"}, {"adapter.embeddings": "all"}),
+        ({"training_args": {"neftune_noise_alpha": 5}}, {"train.neftune_alpha": 5}),
+        ({"training_args": {"label_smoothing_factor": 0.0}}, {"train.label_smoothing": 0.0}),
+        ({"loraplus_lr_ratio": 16}, {"train.lora_plus_ratio": 16}),
         ({"use_lora": False, "learning_rate": 1e-5}, {"train.learning_rate": 1e-5, "adapter.kind": "none"}),
     ],
 )
@@ -96,11 +104,12 @@ def test_what_has_no_counterpart_becomes_a_note(tmp_path: Path) -> None:
     value = {
         "training_args": {"warmup_steps": 10, "optim": "sgd", "lr_scheduler_type": "polynomial", "val_size": 100},
         "wandb_args": {"project": "x"},
+        "lora_args": {"modules_to_save": ["norm"], "layers_pattern": "layers"},
         "data_args": {"cutoff_len": 9, "max_seq_length": 10},
     }
     kit = read_kit(write(tmp_path, value))
     assert kit.overrides == {"data.max_tokens": 10}
-    assert len(kit.notes) == 6
+    assert len(kit.notes) == 8
     assert any("train.warmup_share" in note for note in kit.notes)
     assert any("用了后面的 10" in note for note in kit.notes)
 

@@ -37,6 +37,24 @@ def test_fp16_needs_a_card() -> None:
     assert RunConfig(train=TrainSection(precision="fp16")).train.device == "auto"
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"adapter": {"use_dora": True}}, {"adapter": {"layers_to_transform": "last 2"}},
+     {"adapter": {"embeddings": "all"}}, {"train": {"lora_plus_ratio": 16}}],
+)  # fmt: skip
+def test_what_only_lora_has_is_refused_without_it(values: dict[str, dict[str, Any]]) -> None:
+    RunConfig.model_validate(values)
+    [(section, [name])] = values.items()
+    with pytest.raises(ValidationError, match=f"adapter.kind=none.*{section}.{name}"):
+        RunConfig.model_validate(values | {"adapter": values.get("adapter", {}) | {"kind": "none"}})
+
+
+@pytest.mark.parametrize("layers", ["last 0", "last", "8", 8, [], [-1], ["1"], "first 2"])
+def test_layers_are_the_last_ones_or_numbers(layers: Any) -> None:
+    with pytest.raises(ValidationError):
+        AdapterSection(layers_to_transform=layers)
+
+
 def test_the_json_schema_carries_the_sentences() -> None:
     schema = RunConfig.model_json_schema()["$defs"]["TrainSection"]["properties"]
     assert all(field["description"] for field in schema.values())

@@ -14,8 +14,18 @@ from safetensors.torch import load_file, save_file
 from hantune.config.schema import AdapterSection
 from hantune.data.templates import get_template
 from hantune.errors import ConfigError, ModelError, TrainError
-from hantune.models.adapter import attach_lora, linear_names, load_adapter, require_adapter, save_adapter
+from hantune.models.adapter import (
+    attach_lora,
+    chosen_layers,
+    linear_names,
+    load_adapter,
+    require_adapter,
+    save_adapter,
+)
+from hantune.models.call import bare_model, checkpoint_activations
 from hantune.models.load import load_model, load_tokenizer
+from hantune.models.merge.merge import merge
+from tests.models.conftest import move
 
 LLAMA_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -57,6 +67,149 @@ def test_an_unknown_layer_is_answered_with_the_known_ones(tiny_llama: Any, sp_to
     assert caught.value.place == "adapter.targets"
     assert "query_key_value" in caught.value.message
     assert all(name in caught.value.message for name in LLAMA_LAYERS)
+
+
+# ---- options --------------------------------------------------------------------------------------------------------
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "dora-rslora": {"use_dora": True, "use_rslora": True, "rank": 4},
+    "last": {"layers_to_transform": "last 1"},
+    "dora-first": {"layers_to_transform": (0,), "use_dora": True},
+    "embeddings": {"embeddings": "all"},
+    "embeddings-last": {"embeddings": "all", "layers_to_transform": "last 1", "use_dora": True},
+}
+
+
+CASES = [
+    *(("llama", option) for option in OPTIONS),
+    *(("llama-tied", option) for option in ("dora", "embeddings", "embeddings-last")),
+    *(("bloom", option) for option in ("dora", "last", "embeddings", "embeddings-last")),
+]
+"""BLOOM is tied, too, but under names that PEFT itself does not tie."""
+
+
+@pytest.fixture
+def base(request: pytest.FixtureRequest, tiny_llama: Any, sp_tokenizer: Any, tmp_path: Path) -> Path:
+    """A model folder of a family."""
+    if request.param != "llama-tied":
+        return Path(request.getfixturevalue(f"tiny_{request.param}_folder"))
+    tiny_llama(sp_tokenizer, tie_word_embeddings=True).save_pretrained(tmp_path / "base")
+    sp_tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize(("base", "option"), CASES, indirect=["base"])
+def test_each_option_is_saved_loads_in_plain_peft_and_merges(option: str, base: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = move(attach_lora(load_model(base, dtype=torch.float32), AdapterSection(**OPTIONS[option]), seed=1))
+    ids = torch.tensor([[1, 5, 9, 300]])
+    with torch.no_grad():
+        wanted = model.eval()(input_ids=ids).logits
+    save_adapter(
+        model, tmp_path / "adapter", base=str(base), tokenizer=load_tokenizer(base), template=get_template("belle"),
+        info={},
+    )  # fmt: skip
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    assert merge(tmp_path / "adapter", tmp_path / "merged", base=str(base))["proof"]["holds"]
+    merged = load_model(tmp_path / "merged", dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(input_ids=ids).logits, wanted)
+        torch.testing.assert_close(merged(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
+    kept = json.loads((base / "config.json").read_bytes()).get("tie_word_embeddings", True)
+    assert merged.config.tie_word_embeddings is kept
+
+
+def test_dora_is_pefts_with_magnitudes_in_float32(tiny_llama: Any, sp_tokenizer: Any) -> None:
+    model = attach_lora(tiny_llama(sp_tokenizer).bfloat16(), AdapterSection(use_dora=True), seed=0)
+    magnitudes = [p for name, p in factors(model).items() if "magnitude" in name]
+    assert len(magnitudes) == 2 * 7
+    assert {tensor.dtype for tensor in magnitudes} == {torch.float32}
+    assert model(input_ids=torch.tensor([[1, 5]])).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("asked", "numbers"),
+    [(None, None), ("last 1", [3]), ("last 4", [0, 1, 2, 3]), ((2, 0, 2), [0, 2]), ((3,), [3])],
+)
+def test_layers_are_numbered_from_zero(asked: Any, numbers: list[int] | None) -> None:
+    assert chosen_layers(asked, 4) == numbers
+
+
+@pytest.mark.parametrize("asked", ["last 3", (0, 2)])
+def test_more_layers_than_there_are_is_an_error(asked: Any, tiny_llama: Any, sp_tokenizer: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        attach_lora(tiny_llama(sp_tokenizer), AdapterSection(layers_to_transform=asked), seed=0)
+    assert (caught.value.code, caught.value.place) == ("adapter.no-such-layer", "adapter.layers_to_transform")
+    assert "只有 2 层" in caught.value.message
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_backward_stops_at_the_first_layer_with_an_adapter(
+    family: str, checkpointing: bool, request: pytest.FixtureRequest, sp_tokenizer: Any
+) -> None:
+    changes = {"num_hidden_layers": 4} if family == "llama" else {"n_layer": 4}
+    model = request.getfixturevalue(f"tiny_{family}")(sp_tokenizer, **changes)
+    wrapped = attach_lora(model, AdapterSection(layers_to_transform="last 2"), seed=0).train()
+    bare = bare_model(wrapped)
+    if checkpointing:
+        checkpoint_activations(bare)
+    layers = bare.model.layers if family == "llama" else bare.transformer.h
+    wants_grad: dict[int, bool] = {}
+    for number, layer in enumerate(layers):
+        layer.register_forward_hook(
+            lambda module, inputs, output, number=number: wants_grad.__setitem__(
+                number, (output if isinstance(output, torch.Tensor) else output[0]).requires_grad
+            )
+        )
+    ids = torch.tensor([[1, 5, 9, 300]])
+    loss = wrapped(input_ids=ids, labels=ids).loss
+    assert wants_grad == {0: False, 1: False, 2: True, 3: True}
+    loss.backward()
+    numbers = {int(name.split(".lora_")[0].split(".")[4]) for name in factors(wrapped)}
+    assert numbers == {2, 3}
+    assert all(p.grad is not None for p in wrapped.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_whole_embeddings_compute_in_the_bases_dtype_and_are_learned_in_float32(
+    family: str, request: pytest.FixtureRequest, sp_tokenizer: Any
+) -> None:
+    model = request.getfixturevalue(f"tiny_{family}")(sp_tokenizer).bfloat16()
+    ids = torch.tensor([[1, 5, 9, 300]])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+    wrapped = attach_lora(model, AdapterSection(embeddings="all"), seed=0)
+    output = wrapped(input_ids=ids, labels=ids)
+    assert torch.equal(output.logits, before)
+    output.loss.backward()
+    whole = {name: p for name, p in wrapped.named_parameters() if p.requires_grad and "lora_" not in name}
+    assert len(whole) == (1 if model.config.tie_word_embeddings else 2)
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in whole.values())
+
+
+def test_embeddings_without_new_rows_and_frozen_ones_are_not_trained(tiny_llama: Any, sp_tokenizer: Any) -> None:
+    for choice in ("new-rows", "frozen"):
+        wrapped = attach_lora(tiny_llama(sp_tokenizer), AdapterSection(embeddings=choice), seed=0)
+        assert all("lora_" in name for name in factors(wrapped))
+
+
+def test_whole_embeddings_alone_do_not_pass_for_training(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    model = attach_lora(load_model(tiny_llama_folder, dtype=torch.float32), AdapterSection(embeddings="all"), seed=0)
+    with pytest.raises(TrainError) as caught:
+        save_adapter(
+            model, tmp_path / "new", base=str(tiny_llama_folder), tokenizer=load_tokenizer(tiny_llama_folder),
+            template=get_template("plain"), info={},
+        )  # fmt: skip
+    assert caught.value.code == "adapter.not-saved"
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_saved_adapter_gives_the_same_logits(shop: Path, make_adapter: Callable[..., Path]) -> None:

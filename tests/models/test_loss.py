@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from hantune.data.batch import IGNORED, Batch, collate
 from hantune.data.types import Example
-from hantune.models import loss
+from hantune.models import head
 from hantune.models.loss import is_head_last, supervised_nats
 
 EXAMPLES = (
@@ -59,7 +59,7 @@ def gradients(model: Any, nats: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_equals_the_loss_of_the_full_logits(
     model: Any, batch: Batch, head_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "HEAD_ROWS", head_rows)
+    monkeypatch.setattr(head, "CHUNK_ROWS", head_rows)
     nats, count = supervised_nats(model, batch)
     expected = naive_nats(model, batch)
     assert count == batch.num_supervised == 8

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from hantune.train.lora_kernels import _LoraLinear, fuse_lora
+from hantune.train.lora_kernels import _LoraLinears, fuse_lora, project
 
 
 class Layers(nn.Module):
@@ -62,8 +62,36 @@ def test_gradients_are_those_of_finite_differences() -> None:
     x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 5), (2, 5), (4, 2)))
     base = nn.Linear(5, 4, dtype=torch.float64).requires_grad_(False)
     assert torch.autograd.gradcheck(
-        lambda *given: _LoraLinear.apply(given[0], base, *given[1:], 0.7), (x, a, b)
+        lambda *given: _LoraLinears.apply(given[0], (base,), (0.7,), *given[1:])[0], (x, a, b)
     )
+
+
+class Group(nn.Module):
+    """Layers that read one input, as q, k and v do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(12, width, bias=False) for width in (20, 6, 9))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat(project((self.first, self.second, self.third), x), -1)
+
+
+@pytest.mark.parametrize("targets", [["first", "second", "third"], ["first", "third"]])
+def test_a_group_is_its_members(targets: list[str]) -> None:
+    results = []
+    for is_fused in (False, True):
+        torch.manual_seed(0)
+        model: Any = get_peft_model(
+            Group().double(),  # type: ignore[arg-type]
+            LoraConfig(r=4, target_modules=targets, rank_pattern={"third": 2}, init_lora_weights=False),
+            autocast_adapter_dtype=False,
+        )
+        assert not is_fused or fuse_lora(model) == len(targets)
+        results.append(outcome(model))
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-10, atol=1e-12)
 
 
 def disable(model: Any) -> None:

@@ -33,7 +33,7 @@ def test_the_first_step_already_learns() -> None:
 
 def test_vectors_are_not_decayed() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-    optimizer = make_optimizer(model.parameters(), TrainSection(weight_decay=0.1))
+    optimizer = make_optimizer(dict(model.named_parameters()), TrainSection(weight_decay=0.1))
     assert [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [(0.1, 1), (0.0, 3)]
 
 

@@ -1,4 +1,4 @@
-"""The accelerate object: fp16's loss scaler starts low enough, and its state survives a resume."""
+"""The accelerate object: what a run without a card gets, and fp16's loss scaler across a resume."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ import torch
 from torch import nn
 
 from hantune.paths import RunFolder
-from hantune.train import parallel
 from hantune.train.checkpoint import newest_checkpoint
-from hantune.train.guards import MAX_BAD_STEPS
-from hantune.train.parallel import FIRST_SCALE, STEPS_TO_GROW, make_accelerator
+from hantune.train.parallel import make_accelerator
 from hantune.train.precision import precision_of
 from tests.train import test_loop
 
@@ -29,44 +27,9 @@ def test_a_float32_run_scales_nothing() -> None:
     assert accelerator.mixed_precision == "no"
 
 
-def test_the_scaler_gets_our_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, Any] = {}
-
-    class Accelerator:
-        def __init__(self, **settings: Any) -> None:
-            seen.update(settings)
-
-    monkeypatch.setattr("accelerate.Accelerator", Accelerator)
-    parallel.make_accelerator(torch.device("cuda"), precision_of("fp16", "", is_adapter=True))
-    assert seen["mixed_precision"] == "fp16"
-    assert seen["kwargs_handlers"][0].to_kwargs() == {"init_scale": FIRST_SCALE, "growth_interval": STEPS_TO_GROW}
-
-
-def skipped_steps(scale: float, gradient: float) -> int:
-    """How many first steps overflow in fp16 before a gradient of this size passes."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    for step in range(20):
-        loss = (weight.half() * gradient).sum()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        if float(weight.detach()) != 0:
-            return step
-    return 20
-
-
-def test_a_gradient_of_ten_does_not_look_like_a_broken_run() -> None:
-    assert skipped_steps(FIRST_SCALE, 10.0) == 0
-    assert skipped_steps(65536.0, 10.0) >= MAX_BAD_STEPS
-    assert skipped_steps(FIRST_SCALE, 60.0) < MAX_BAD_STEPS
-
-
 def test_the_state_of_the_scaler_survives_json() -> None:
     def scaler() -> torch.amp.GradScaler:
-        return torch.amp.GradScaler("cpu", init_scale=FIRST_SCALE, growth_interval=3)
+        return torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=3)
 
     def run(which: torch.amp.GradScaler, gradients: list[float]) -> list[float]:
         weight = nn.Parameter(torch.zeros(1))

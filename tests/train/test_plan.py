@@ -12,9 +12,11 @@ from hantune.config.schema import EvalSection, RunConfig, TrainSection
 from hantune.train.plan import TIMES_PER_RUN, Plan, make_plan
 
 
-def plan_of(num_samples: int = 100, can_pack: bool = True, every: int | None = None, **train: object) -> Plan:
+def plan_of(
+    num_samples: int = 100, can_pack: bool = True, packs_fast: bool = False, every: int | None = None, **train: object
+) -> Plan:
     config = RunConfig(train=TrainSection.model_validate(train), eval=EvalSection(every_steps=every))
-    return make_plan(config, num_samples=num_samples, num_val=7, can_pack=can_pack)
+    return make_plan(config, num_samples=num_samples, num_val=7, can_pack=can_pack, packs_fast=packs_fast)
 
 
 @given(
@@ -46,16 +48,20 @@ def test_what_the_configuration_says_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "can_pack", "layout", "reason"),
+    ("asked", "can_pack", "packs_fast", "layout", "reason"),
     [
-        ("packed", True, "packed", "指定"),
-        ("packed", False, "sorted", "BLOOM"),
-        ("sorted", True, "sorted", "指定"),
-        ("auto", True, "sorted", "补齐"),
+        ("packed", True, False, "packed", "指定"),
+        ("packed", True, True, "packed", "验证"),
+        ("packed", False, False, "sorted", "BLOOM"),
+        ("sorted", True, False, "sorted", "指定"),
+        ("auto", True, False, "sorted", "补齐"),
+        ("auto", True, True, "packed", "验证"),
     ],
 )
-def test_the_layout_comes_with_its_reason(asked: str, can_pack: bool, layout: str, reason: str) -> None:
-    plan = plan_of(can_pack=can_pack, batching=asked)
+def test_the_layout_comes_with_its_reason(
+    asked: str, can_pack: bool, packs_fast: bool, layout: str, reason: str
+) -> None:
+    plan = plan_of(can_pack=can_pack, packs_fast=packs_fast, batching=asked)
     assert plan.layout == layout
     assert reason in plan.layout_reason
     assert plan.as_dict()["layout_reason"] == plan.layout_reason

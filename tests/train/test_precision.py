@@ -49,7 +49,7 @@ def test_cards_compute_in_what_they_are_built_for(card: tuple[int, int], name: s
     assert f"{card[0]}.{card[1]}" in reason
     reason.encode("gbk")
     chosen = precision_of(found, reason, is_adapter=is_adapter)
-    assert chosen.is_mixed is (name != "float32")
+    assert chosen.needs_autocast is (name == "fp16" or (name == "bf16" and not is_adapter))
     assert chosen.weights == (chosen.compute if is_adapter else torch.float32), "what is learned is float32"
 
 

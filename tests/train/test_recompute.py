@@ -12,11 +12,15 @@ import torch
 from hantune.config.schema import AdapterSection
 from hantune.data.batch import collate
 from hantune.data.types import Example
+from hantune.models import attention
 from hantune.models.adapter import attach_lora
-from hantune.models.call import bare_model
+from hantune.models.call import bare_model, checkpoint_activations
+from hantune.models.load import load_model
 from hantune.models.loss import is_head_last, supervised_nats
+from hantune.train.frozen import compute_densely
 from hantune.train.lora_kernels import fuse_lora
-from hantune.train.recompute import choose_recompute, switch_on
+from hantune.train.pointwise import fuse_attention, fuse_pointwise
+from hantune.train.recompute import choose_recompute
 from hantune.train.run import dry_run, train
 from tests.runs import small_config, story
 
@@ -55,7 +59,7 @@ EXAMPLES = [
 def outcome(model: Any, layout: str, *, is_on: bool) -> tuple[float, dict[str, torch.Tensor], int]:
     """Loss, gradients, and how often a layer was computed."""
     if is_on:
-        switch_on(bare_model(model))
+        checkpoint_activations(bare_model(model))
     model.train()
     is_head_last(bare_model(model))  # found by two passes of its own
     calls: list[int] = []
@@ -68,20 +72,29 @@ def outcome(model: Any, layout: str, *, is_on: bool) -> tuple[float, dict[str, t
 
 
 @pytest.mark.parametrize("layout", ["sorted", "packed"])
-@pytest.mark.parametrize("kind", ["full", "lora", "dropout"])
+@pytest.mark.parametrize("kind", ["full", "lora", "dropout", "fast", "4bit"])
 def test_checkpointed_is_not_checkpointed_bit_for_bit(
-    layout: str, kind: str, tiny_llama: Callable[..., Any], sp_tokenizer: Any
+    layout: str, kind: str, tiny_llama: Callable[..., Any], sp_tokenizer: Any, tiny_llama_folder: Path
 ) -> None:
     def make() -> Any:
-        model = tiny_llama(sp_tokenizer, attention_dropout=0.1 if kind == "full" else 0.0)
+        if kind == "4bit":
+            pytest.importorskip("bitsandbytes")
+            model = load_model(tiny_llama_folder, dtype=torch.float32, load="4bit")
+            assert compute_densely(model) == 14
+        else:
+            model = tiny_llama(sp_tokenizer, attention_dropout=0.1 if kind == "full" else 0.0)
         if kind == "full":
             return model
+        assert kind == "dropout" or attention.use(model, longest=32)
         section = AdapterSection(rank=4, dropout=0.2 if kind == "dropout" else 0.0)
         tuned = attach_lora(model, section, seed=0)
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
         assert fuse_lora(tuned) == 14
+        if kind in ("fast", "4bit"):
+            assert fuse_pointwise(tuned) == 7
+            assert fuse_attention(tuned) == 2
         return tuned
 
     plain, again = outcome(make(), layout, is_on=False), outcome(make(), layout, is_on=True)
@@ -95,11 +108,10 @@ def test_a_run_that_recomputes_is_the_same_run(tiny_llama_folder: Path, prepared
     runs = [
         train(
             small_config(
-                tiny_llama_folder, prepared, tmp_path / str(value), train__activation_checkpointing=value,
-                model__load=load,
+                tiny_llama_folder, prepared, tmp_path / str(value), train__activation_checkpointing=value
             )
         ).run
-        for value, load in ((False, "4bit"), (True, "4bit"))
+        for value in (False, True)
     ]  # fmt: skip
     assert story(runs[0]) == story(runs[1])
 

@@ -52,6 +52,8 @@ class Deltas:
     changes: dict[str, Change] = field(default_factory=dict)
     rows_only: set[str] = field(default_factory=set)
     """Embeddings of which only new rows change; PEFT gives them to a tied head, too."""
+    whole: dict[str, str] = field(default_factory=dict)
+    """Parameters that were trained whole -> the adapter's tensor that takes their place."""
 
 
 def unsupported(what: str, place: Path) -> ModelError:
@@ -104,6 +106,7 @@ def _sort_in(key: str, layers: dict[str, Parts], deltas: Deltas, file: Any, fold
             return
     if "lora_" in name or not name.endswith((".weight", ".bias")):
         raise unsupported(f"不认识张量 {key}", folder)
+    deltas.whole[name.replace(".base_layer.", ".")] = key
     deltas.changes[name.replace(".base_layer.", ".")] = _replacement(key, file)
 
 

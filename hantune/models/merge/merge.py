@@ -94,7 +94,7 @@ class _Plan:
         self.outline = outline(skeleton(self.base))
         self.sources: dict[str, tuple[str, Change | None]] = {name: (name, None) for name in tensors.specs}
         self.is_untied = False
-        self._take(read_deltas(self.adapter, file))
+        self._take(read_deltas(self.adapter, file), file)
         self.linear = {self.outline.stored(name, tensors): name for name in self.outline.linear}
 
     @property
@@ -107,15 +107,16 @@ class _Plan:
         """How many tensors the adapter changes."""
         return sum(change is not None for _, change in self.sources.values())
 
-    def _take(self, deltas: Deltas) -> None:
+    def _take(self, deltas: Deltas, file: Any) -> None:
         tied = self.outline.tied
-        if deltas.rows_only:  # new rows of a larger vocabulary: taught now
+        if deltas.rows_only or self.outline.embedding in deltas.whole:  # new rows of a larger vocabulary: taught now
             self.config.pop(NEW_ROWS, None)
+        stays_tied = deltas.rows_only | _trained_as_one(tied, deltas, file)
         for name, change in deltas.changes.items():
             stored = self.outline.stored(name, self.tensors)
             if stored is None:
                 raise unsupported(f"底座的文件里没有 {name}", self.adapter)
-            if name in tied and name not in deltas.rows_only:
+            if name in tied and name not in stays_tied:
                 self._untie(stored, tied, name, change)
             else:
                 self.sources[stored] = (stored, change)
@@ -161,6 +162,14 @@ class _Plan:
             place=str(self.base if is_base else self.adapter),
             hint="重新下载或拷贝底座" if is_base else "换一个没有练坏的检查点: 看运行文件夹的 checkpoints/",
         )
+
+
+def _trained_as_one(tied: tuple[str, ...], deltas: Deltas, file: Any) -> set[str]:
+    """``tied`` where embedding and head were trained whole and are still equal, as one matrix that is stored twice."""
+    if not tied or not deltas.whole.keys() >= set(tied):
+        return set()
+    first, *others = (file.get_tensor(deltas.whole[name]) for name in tied)
+    return set(tied) if all(torch.equal(first, other) for other in others) else set()
 
 
 @contextlib.contextmanager

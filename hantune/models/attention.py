@@ -1,0 +1,240 @@
+"""Attention inside the documents of a packed row: no document sees another, and nothing is padded.
+
+On a CPU, documents of one length are batched matrix products: with torch 2.13 on two AVX512-BF16 cores, 28 chats of 40
+tokens in bf16 take a tenth of the time of ``scaled_dot_product_attention`` and its backward pass (docs/decisions.md).
+On a card it is torch's varlen kernel, with lengths as Python numbers so that no layer waits for the device (trap D10).
+
+Shape letters: T tokens of the row, H heads, K key heads, E head width; N documents x heads, L document, M keys seen.
+Source of the gradients: Dao et al., FlashAttention (2022), appendix B.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hantune.data.batch import Documents
+from hantune.models.call import evaluating
+
+NAME = "hantune"
+"""Under which transformers knows this attention."""
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""How far the hidden states of a packed row may lie from those of its documents alone, relative."""
+
+BLOCK_ROWS = 256
+"""Longer documents go through in blocks of so many queries, whose probabilities are computed again going back."""
+
+
+UNKNOWN = ("softcap", "s_aux", "position_bias")
+"""What some families ask of attention beside a scale, and is not done here."""
+
+
+def use(model: Any, *, longest: int) -> bool:
+    """Whether packed rows go through this attention from now on: proven on this model, else nothing is changed.
+
+    ``longest``: tokens of the longest document to come. All other calls go to transformers' sdpa as before.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    text = model.config.get_text_config()
+    window = getattr(text, "sliding_window", None)
+    if text._attn_implementation != "sdpa" or getattr(text, "attention_dropout", 0) or (window and window < longest):
+        return False
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    alone = _hidden(model, (6,), (4,))
+    if alone is not None:
+        model.set_attn_implementation(NAME)
+        together = _hidden(model, (6, 4))
+        if together is not None and (together - alone).norm() < TOLERANCE[model.dtype] * alone.norm():
+            return True
+        model.set_attn_implementation("sdpa")
+    return False
+
+
+def _hidden(model: Any, *rows: tuple[int, ...]) -> Tensor | None:
+    """The last hidden states of ten tokens laid out in ``rows`` of documents; None if the model cannot take them so."""
+    tokens_T = torch.arange(10, device=model.device)
+    parts = []
+    for lengths in rows:
+        ids, tokens_T = tokens_T[: sum(lengths)], tokens_T[sum(lengths) :]
+        places = [place for length in lengths for place in range(length)]
+        inputs: dict[str, Any] = {"position_ids": torch.tensor([places], device=model.device)}
+        if model.config._attn_implementation == NAME:
+            documents = Documents.of(lengths).to(model.device)
+            inputs |= packed_inputs(documents, ids)
+        with evaluating(model), torch.no_grad():
+            try:
+                parts.append(model.base_model(input_ids=ids[None], use_cache=False, **inputs)[0][0].float())
+            except (RuntimeError, TypeError, ValueError, NotImplementedError):
+                return None
+    return torch.cat(parts)
+
+
+def packed_inputs(documents: Documents, like: Tensor) -> dict[str, Any]:
+    """Arguments that take a packed row through ``attention``; a mask of four dimensions keeps transformers' away."""
+    return {"documents": documents, "attention_mask": like.new_empty(1, 1, 0, 0)}
+
+
+def attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    documents: Documents | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """The heads' outputs, shape [1, T, H, E], as ``AttentionInterface`` wants them; inputs have shape [1, H, T, E]."""
+    if documents is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
+        )
+    if any(rest.get(name) is not None for name in UNKNOWN):
+        raise NotImplementedError(f"packed attention with one of {UNKNOWN}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q_THE, k_TKE, v_TKE = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return attend(q_THE, k_TKE, v_TKE, documents, scale).unsqueeze(0), None
+
+
+def attend(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, documents: Documents, scale: float) -> Tensor:
+    """Causal attention inside each document, shape [T, H, E]."""
+    if q_THE.device.type == "cuda":
+        from torch.nn.attention.varlen import varlen_attn
+
+        out = varlen_attn(
+            q_THE,
+            k_TKE,
+            v_TKE,
+            documents.offsets,
+            documents.offsets,
+            documents.longest,
+            documents.longest,
+            scale=scale,
+            window_size=(-1, 0),
+            enable_gqa=q_THE.shape[1] != k_TKE.shape[1],
+        )
+        return torch.as_tensor(out)
+    return torch.as_tensor(_Attend.apply(q_THE, k_TKE, v_TKE, documents.lengths, scale))  # type: ignore[no-untyped-call]
+
+
+class _Attend(torch.autograd.Function):
+    """Softmax attention, document by document, those of one length together."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, lengths: tuple[int, ...], scale: float
+    ) -> Tensor:
+        out_THE = torch.empty(q_THE.shape, dtype=q_THE.dtype, device=q_THE.device)
+        kept = []
+        for rows, count, length in _runs(lengths):
+            q_NLE = _by_head(q_THE[rows], count) * scale
+            k_NLE, v_NLE = (_by_head(_repeated(tensor[rows], q_THE), count) for tensor in (k_TKE, v_TKE))
+            parts = []
+            for start in range(0, length, BLOCK_ROWS):
+                probabilities = _probabilities(q_NLE, k_NLE, start)
+                parts.append(torch.bmm(probabilities, v_NLE[:, : start + BLOCK_ROWS]))
+                if length <= BLOCK_ROWS:
+                    kept.append(probabilities)
+            out_THE[rows] = _by_token(parts[0] if len(parts) == 1 else torch.cat(parts, 1), count)
+        ctx.save_for_backward(q_THE, k_TKE, v_TKE, *kept)
+        ctx.lengths, ctx.scale = lengths, scale
+        return out_THE
+
+    @staticmethod
+    def backward(ctx: Any, grad_THE: Tensor) -> tuple[Tensor | None, ...]:
+        q_THE, k_TKE, v_TKE, *kept = ctx.saved_tensors
+        probabilities = iter(kept)
+        grads = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q_THE, k_TKE, v_TKE))
+        for rows, count, length in _runs(ctx.lengths):
+            q_NLE = _by_head(q_THE[rows], count) * ctx.scale
+            k_NLE, v_NLE = (_by_head(_repeated(tensor[rows], q_THE), count) for tensor in (k_TKE, v_TKE))
+            d_out_NLE = _by_head(grad_THE[rows], count)
+            known = next(probabilities) if length <= BLOCK_ROWS else None
+            found = _gradients(q_NLE, k_NLE, v_NLE, d_out_NLE, known)
+            found[0].mul_(ctx.scale)
+            for grad, part in zip(grads, found, strict=True):
+                grad[rows] = _summed(_by_token(part, count), grad.shape[1])
+        return (*grads, None, None)
+
+
+def _gradients(
+    q_NLE: Tensor, k_NLE: Tensor, v_NLE: Tensor, d_out_NLE: Tensor, known: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries (already scaled), keys and values; ``known``: the probabilities, if they were kept."""
+    if known is not None:
+        d_scores = _d_scores(known, d_out_NLE, v_NLE)
+        turned = d_scores.transpose(1, 2)
+        return torch.bmm(d_scores, k_NLE), torch.bmm(turned, q_NLE), torch.bmm(known.transpose(1, 2), d_out_NLE)
+    d_q, d_k, d_v = torch.empty_like(q_NLE), torch.zeros_like(k_NLE), torch.zeros_like(v_NLE)
+    for start in range(0, q_NLE.shape[1], BLOCK_ROWS):
+        block, seen = slice(start, start + BLOCK_ROWS), slice(0, start + BLOCK_ROWS)
+        probabilities = _probabilities(q_NLE, k_NLE, start)
+        d_scores = _d_scores(probabilities, d_out_NLE[:, block], v_NLE[:, seen])
+        d_q[:, block] = torch.bmm(d_scores, k_NLE[:, seen])
+        d_k[:, seen] += torch.bmm(d_scores.transpose(1, 2), q_NLE[:, block])
+        d_v[:, seen] += torch.bmm(probabilities.transpose(1, 2), d_out_NLE[:, block])
+    return d_q, d_k, d_v
+
+
+def _probabilities(q_NLE: Tensor, k_NLE: Tensor, start: int) -> Tensor:
+    """How much the queries of the block at ``start`` look at each key up to them, shape [N, rows, M]."""
+    queries = q_NLE[:, start : start + BLOCK_ROWS]
+    scores = torch.bmm(queries, k_NLE[:, : start + BLOCK_ROWS].transpose(1, 2))
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores[:, :, start:] += _future(queries.shape[1], scores.device)
+    return torch.softmax(scores, -1).to(q_NLE.dtype)
+
+
+def _d_scores(probabilities: Tensor, d_out: Tensor, values: Tensor) -> Tensor:
+    """The gradient before the softmax, from the one behind the values."""
+    d_probabilities = torch.bmm(d_out, values.transpose(1, 2))
+    return torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+
+
+@lru_cache(maxsize=64)
+def _future(rows: int, device: torch.device) -> Tensor:
+    """-inf where a query would look ahead, shape [rows, rows]."""
+    return torch.full((rows, rows), -torch.inf, device=device).triu_(1)
+
+
+def _runs(lengths: tuple[int, ...]) -> Iterator[tuple[slice, int, int]]:
+    """(rows of the packed row, documents, length of each) for neighbours of one length."""
+    start = 0
+    for length, members in groupby(lengths):
+        count = len(list(members))
+        yield slice(start, start + count * length), count, length
+        start += count * length
+
+
+def _by_head(rows: Tensor, count: int) -> Tensor:
+    """[count * L, H, E] as [count * H, L, E]."""
+    return rows.view(count, -1, *rows.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+
+def _by_token(heads: Tensor, count: int) -> Tensor:
+    """[count * H, L, E] as [count * L, H, E]."""
+    return heads.view(count, -1, *heads.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+
+def _repeated(keys: Tensor, queries: Tensor) -> Tensor:
+    """Key or value heads repeated to as many as the queries have (grouped-query attention)."""
+    times = queries.shape[1] // keys.shape[1]
+    return keys if times == 1 else keys.repeat_interleave(times, dim=1)
+
+
+def _summed(grad_THE: Tensor, key_heads: int) -> Tensor:
+    """The inverse of ``_repeated`` for gradients."""
+    tokens, heads, width = grad_THE.shape
+    return grad_THE if heads == key_heads else grad_THE.view(tokens, key_heads, -1, width).sum(2)

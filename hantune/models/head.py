@@ -1,0 +1,67 @@
+"""Cross-entropy straight from the rows below a frozen head: logits live for a few hundred rows at a time.
+
+The gradient of a sum of cross-entropies is known as soon as the logits are: softmax minus the target. It is taken in
+the forward pass, while a chunk of logits is at hand, so that neither logits nor probabilities are kept.
+Shape letters: N rows, D width, V vocabulary.
+Source: Wijmans et al., Cut Your Losses (2024); Hsu et al., Liger Kernel (2024), section 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_ROWS = 256
+"""Rows of logits that exist at once: 256 x 32,000 float32 numbers are 31 MiB."""
+
+
+def summed_cross_entropy(head: nn.Module, rows_ND: Tensor, targets_N: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Nats of ``targets_N`` under ``softmax(head(rows))`` in float32, summed.
+
+    ``smoothing``: the share of each target's probability that goes to all V alike (Szegedy et al. 2016, section 7).
+    """
+    is_frozen = type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
+    if is_frozen and rows_ND.requires_grad and torch.is_grad_enabled():
+        total: Tensor = _FrozenHead.apply(rows_ND, head.weight, head.bias, targets_N, smoothing)  # type: ignore[no-untyped-call]
+        return total
+    total = rows_ND[:0].float().sum()  # zero that still hangs on the graph, for a batch with nothing to learn
+    for start in range(0, len(targets_N), CHUNK_ROWS):
+        part = slice(start, start + CHUNK_ROWS)
+        logits_NV = head(rows_ND[part]).float()
+        total = total + F.cross_entropy(logits_NV, targets_N[part], reduction="sum", label_smoothing=smoothing)
+    return total
+
+
+class _FrozenHead(torch.autograd.Function):
+    """The sum, with the gradient of the rows ready before it is asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, smoothing: float
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=rows_ND.device)
+        grad_ND = torch.empty_like(rows_ND)
+        room_NV = rows_ND.new_empty(min(CHUNK_ROWS, len(targets_N)), len(weight_VD), dtype=torch.float32)
+        for start in range(0, len(targets_N), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            targets = targets_N[part, None]
+            logits = F.linear(rows_ND[part], weight_VD, bias_V)
+            log_p = torch.log_softmax(room_NV[: len(logits)].copy_(logits), -1, out=room_NV[: len(logits)])
+            total -= (1 - smoothing) * log_p.gather(1, targets).sum()
+            if smoothing:
+                total -= smoothing * log_p.mean(1).sum()
+            d_logits = log_p.exp_()
+            if smoothing:
+                d_logits -= smoothing / len(weight_VD)
+            d_logits.scatter_add_(1, targets, d_logits.new_full(targets.shape, smoothing - 1))
+            torch.mm(logits.copy_(d_logits), weight_VD, out=grad_ND[part])
+        ctx.save_for_backward(grad_ND)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_ND,) = ctx.saved_tensors
+        return grad_ND * grad, None, None, None, None

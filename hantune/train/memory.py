@@ -1,0 +1,101 @@
+"""Memory of the machine: what can still be had, and what a piece of work took at its peak.
+
+A Linux host kills a process that takes more than there is, without an exception; so it is read beforehand, from
+/proc/meminfo and from the limits of the control groups (containers, Slurm) that the process is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+ROOT = Path("/")
+
+
+class Peak:
+    """``before``: bytes held at the start; ``bytes``: the most that were held at once since then; None = unknown."""
+
+    def __init__(self, before: int | None) -> None:
+        self.before = before
+        self.bytes: int | None = None
+
+    @property
+    def grown(self) -> int | None:
+        """Bytes that came on top at the peak."""
+        return None if self.before is None or self.bytes is None else max(0, self.bytes - self.before)
+
+
+@contextlib.contextmanager
+def measured_peak(device: torch.device) -> Iterator[Peak]:
+    """The most memory held inside: tensors of the card, or all of this process on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        peak = Peak(torch.cuda.memory_allocated(device))
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device)
+        return
+    with contextlib.suppress(OSError):
+        (ROOT / "proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the mark of VmHWM back to VmRSS
+    peak = Peak(_status("VmRSS"))
+    yield peak
+    peak.bytes = _status("VmHWM")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes this process can still take on the device; None where the system does not tell (no Linux)."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return free_host_memory()
+
+
+def free_host_memory(root: Path = ROOT) -> int | None:
+    """The least of what the machine and each control group above this process leave."""
+    left = [_kibibytes(_text(root / "proc/meminfo"), "MemAvailable"), *_left_in_groups(root)]
+    known = [number for number in left if number is not None]
+    return max(0, min(known)) if known else None
+
+
+def _left_in_groups(root: Path) -> Iterator[int | None]:
+    """Limit less use (without file pages that can be dropped) of every control group the process is in."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        is_new = controllers == ""
+        mount = root / "sys/fs/cgroup" / ("" if is_new else "memory")
+        limit_file, used_file = (
+            ("memory.max", "memory.current") if is_new else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        inside = Path(name.lstrip("/"))
+        for group in (inside, *inside.parents):
+            limit, used = _text(mount / group / limit_file), _text(mount / group / used_file)
+            if limit.isdecimal() and used.isdecimal():
+                yield int(limit) - int(used) + _droppable(_text(mount / group / "memory.stat"))
+
+
+def _droppable(stat: str) -> int:
+    """Bytes of file pages: the system takes them back before it kills anybody."""
+    kinds = dict(re.findall(r"^(?:total_)?((?:in)?active_file) (\d+)$", stat, re.MULTILINE))
+    return sum(int(size) for size in kinds.values())
+
+
+def _status(name: str) -> int | None:
+    return _kibibytes(_text(ROOT / "proc/self/status"), name)
+
+
+def _kibibytes(text: str, name: str) -> int | None:
+    """The bytes of a line ``Name:   123 kB``."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
