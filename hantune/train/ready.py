@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hantune.config.schema import RunConfig
 from hantune.log import console
 from hantune.models.quantize import num_weights
+from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
@@ -39,6 +40,7 @@ class Ready:
     model: nn.Module
     precision: Precision
     recompute: Recompute
+    kernels: Kernels
     load: str
     optimizer: str
     plan: Plan
@@ -54,6 +56,7 @@ class Ready:
             "precision": self.precision.as_dict(),
             "load": self.load,
             "recompute": self.recompute.as_dict(),
+            "kernels": self.kernels.as_dict(),
             "optimizer": self.optimizer,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
@@ -69,6 +72,8 @@ class Ready:
         console.say(f"数据  训练 {plan.num_samples} 条  验证 {plan.num_val} 条  每步 {plan.samples_per_step} 条")
         console.say(f"参数  共 {self.count() / 1e6:.1f} 百万, 其中学习 {self.count(learned=True) / 1e6:.2f} 百万")
         console.say(f"精度  {self.precision.name}: {self.precision.reason}")
+        if self.device.type == "cuda":
+            console.say(f"核    {', '.join(self.kernels.names) or '没有用 Liger 的'}: {self.kernels.reason}")
         if self.load != "full":
             console.say(f"底座  线性层压成 {LOADED[self.load]}, 冻住; 适配器仍是 float32")
         if self.optimizer != "adamw":
@@ -95,17 +100,18 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
         recompute = Recompute(**recorded.get("recompute", recompute.as_dict()))
-    model = _make_model(config, material, device, precision, recompute)
+    model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded
     if is_free and precision.name == "fp16" and not bears_fp16(model, _longest(material, device)):
         del model  # before the other one is loaded
         precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
-        model = _make_model(config, material, device, precision, recompute)
+        model, kernels = _make_model(config, material, device, precision, recompute)
     return Ready(
         device=device,
         model=model,
         precision=precision,
         recompute=recompute,
+        kernels=kernels,
         load=config.model.load,
         optimizer=optimizer_name(config.train, device),
         plan=_plan(config, material, model),
@@ -120,7 +126,7 @@ def _longest(material: Material, device: torch.device) -> Tensor:
 
 def _make_model(
     config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute
-) -> nn.Module:
+) -> tuple[nn.Module, Kernels]:
     from hantune.models import attention
     from hantune.models.adapter import attach_lora
     from hantune.models.call import bare_model, checkpoint_activations
@@ -146,9 +152,10 @@ def _make_model(
     if device.type == "cpu":
         fuse_pointwise(model)
         fuse_attention(model)
+    kernels = use_liger(model, device)
     if recompute.is_on:
         checkpoint_activations(bare_model(model))
-    return model
+    return model, kernels
 
 
 def _num_parameters(config: RunConfig) -> int:
