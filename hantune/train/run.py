@@ -30,6 +30,7 @@ from hantune.train.loop import Loop
 from hantune.train.meter import Floor, Meter
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import continued
+from hantune.train.precision import Precision
 from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
 from hantune.train.setup import (
@@ -261,11 +262,11 @@ def _perform(
             loop.train()
         except TrainError as error:
             events.write("stop", step=loop.step, **error.as_dict())
-            _keep_good(loop, config, run, material, model)
+            _keep_good(loop, config, run, material, model, ready.precision)
             raise
         kept = _take_best(loop, run, watch) if config.train.final == "best" else loop.step
         loop.stepper.ema.take()
-        _write_output(config, run, material, model)
+        _write_output(config, run, material, model, ready.precision)
         events.write(
             "end",
             step=loop.step,
@@ -333,22 +334,27 @@ def _take_best(loop: Loop, run: RunFolder, watch: Watch) -> int:
     return best.step
 
 
-def _keep_good(loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> None:
+def _keep_good(
+    loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> None:
     """Write what the last good checkpoint of a run that failed has learned: the hours before are not lost."""
     good = checkpoints.checkpoint_at(run, loop.good_step)
     if good is not None:
         loop.restore_weights(good)
         loop.stepper.ema.take()
-        output = _write_output(config, run, material, model)
+        output = _write_output(config, run, material, model, precision)
         console.say(f"第 {good.step} 步的结果写在 {output}, 可以先用它")
 
 
-def _write_output(config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> Path:
+def _write_output(
+    config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> Path:
     """``adapter/`` or ``model/``, with tokenizer and template inside."""
     from hantune.models.adapter import save_adapter
+    from hantune.models.quantize import quantization_of
     from hantune.models.save import save_model
 
-    info = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
+    info: dict[str, Any] = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
     shared: dict[str, Any] = {
         "base": config.model.path,
         "tokenizer": material.tokenizer,
@@ -356,6 +362,8 @@ def _write_output(config: RunConfig, run: RunFolder, material: Material, model: 
         "info": info,
     }
     if config.adapter.kind == "lora":
+        if quantization := quantization_of(config.model.load, precision.weights):
+            info["quantization"] = quantization.as_dict()
         save_adapter(model, run.adapter, **shared)
         return run.adapter
     save_model(model, run.model, **shared)
