@@ -127,6 +127,9 @@ class TrainSection(Section):
     guards: Literal["stop", "warn"] = _setting(
         "stop", "训练发散或学不动时: stop = 停在上一个好检查点; warn = 只提醒, 接着练"
     )
+    compile: Literal["auto", "on", "off"] = _setting(
+        "auto", "编译逐元素的运算 (CPU, 要 C++ 编译器): auto = 训练超过 20 分钟时先试, 合算才用"
+    )
     save_every_steps: Positive | None = _setting(None, "每多少步存一个检查点; 空 = 全程存 5 次左右")
     final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 最好的一步 (见 best_by)")
     best_by: Literal["held_out", "probe"] = _setting(

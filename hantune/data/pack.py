@@ -26,19 +26,22 @@ def num_steps(num_samples: int, samples_per_step: int) -> int:
     return -(-num_samples // samples_per_step)
 
 
-def epoch_steps(lengths: np.ndarray, samples_per_step: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_steps(
+    lengths: np.ndarray, samples_per_step: int, *, seed: int, epoch: int, by_length: bool = True
+) -> list[np.ndarray]:
     """The steps of one epoch, each an array of sample numbers; every sample stands in exactly one.
 
-    Samples of like length share a step, steps come in random order. ``lengths``: tokens per sample, shape [N].
+    ``by_length``: samples of like length share a step, for rows that must be padded, and steps come in random order;
+    else a step is a random set. ``lengths``: tokens per sample, shape [N].
     """
     draw = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = draw.permutation(len(lengths))
-    window = samples_per_step * WINDOW_STEPS
+    window = samples_per_step * (WINDOW_STEPS if by_length else 1)
     steps: list[np.ndarray] = []
     for start in range(0, len(order), window):
         members = order[start : start + window]
-        by_length = members[np.argsort(lengths[members], kind="stable")]
-        steps.extend(by_length[i : i + samples_per_step] for i in range(0, len(by_length), samples_per_step))
+        ranked = members[np.argsort(lengths[members], kind="stable")]
+        steps.extend(ranked[i : i + samples_per_step] for i in range(0, len(ranked), samples_per_step))
     return [steps[i] for i in draw.permutation(len(steps))]
 
 

@@ -93,7 +93,14 @@ def continued(plan: Plan, config: RunConfig, lengths: np.ndarray, state: Mapping
 
 def course_of(plan: Plan, lengths: np.ndarray, seed: int) -> Course:
     """What each step of the plan trains."""
-    return Course(lengths, plan.deals, seed=seed, run_samples=plan.run_samples, first_total=plan.total_steps)
+    return Course(
+        lengths,
+        plan.deals,
+        seed=seed,
+        run_samples=plan.run_samples,
+        first_total=plan.total_steps,
+        by_length=plan.layout == "sorted",
+    )
 
 
 def _often(total_steps: int) -> int:

@@ -14,7 +14,10 @@ from hantune.errors import ConfigError
 from hantune.evaluate.probes import Probe
 from hantune.log import console
 from hantune.models.quantize import num_weights
+from hantune.train.compiled import Choice, choose, restore
+from hantune.train.floor import matmul_rate, work_of
 from hantune.train.liger import Kernels, use_liger
+from hantune.train.meter import Floor
 from hantune.train.optim import optimizer_name
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
@@ -22,6 +25,8 @@ from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
 
+SLOWER_THAN_FLOOR = 2
+"""A step takes about so many times what its matrix products alone would."""
 OVERFLOWS = "这个模型在 fp16 里会溢出 (试算过最长的一条样本)"
 TRIED_TOKENS = 512
 LOADED = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)"}
@@ -48,6 +53,8 @@ class Ready:
     optimizer: str
     plan: Plan
     probes: tuple[Probe, ...]
+    formulas: Choice
+    floor: Floor | None = None
     patience: int | None = None
 
     def count(self, *, learned: bool = False) -> int:
@@ -63,6 +70,7 @@ class Ready:
             "recompute": self.recompute.as_dict(),
             "kernels": self.kernels.as_dict(),
             "optimizer": self.optimizer,
+            "formulas": self.formulas.as_dict(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "parameters": {"total": self.count(), "learned": self.count(learned=True)},
@@ -83,6 +91,8 @@ class Ready:
             console.say(f"底座  线性层压成 {LOADED[self.load]}, 冻住; 适配器仍是 float32")
         if self.optimizer != "adamw":
             console.say(f"优化  {self.optimizer}: {OPTIMIZERS[self.optimizer]}")
+        if self.formulas.is_compiled:
+            console.say(f"编译  {self.formulas.reason}")
         if self.recompute.is_on:
             console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
@@ -124,6 +134,7 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
     plan = _plan(config, material, model)
     probes = questions_of(config, material, model)
     asked = plan_questions(probes, config, material, model, plan, recorded)
+    floor = _floor(config, material, model, device, precision)
     return Ready(
         device=device,
         model=model,
@@ -134,7 +145,49 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
         optimizer=optimizer_name(config.train, device),
         plan=replace(plan, probes=asked),
         probes=probes,
+        formulas=_choose_formulas(config, material, device, precision, floor, recorded),
+        floor=floor,
         patience=config.train.early_stop_patience,
+    )
+
+
+def _floor(
+    config: RunConfig, material: Material, model: nn.Module, device: torch.device, precision: Precision
+) -> Floor | None:
+    """What the model must multiply and what this machine can, at the size of the run's micro-batches."""
+    work = work_of(model)
+    if work is None:
+        return None
+    rows = _usual_tokens(config, material)
+    return Floor(work=work, rate=matmul_rate(device, precision.compute, rows=rows, shape=work.shape))
+
+
+def _usual_tokens(config: RunConfig, material: Material) -> int:
+    """Tokens of a typical micro-batch."""
+    rows = config.train.batch_size * float(material.train.lengths.mean())
+    return max(64, round(min(rows, config.train.batch_tokens or rows)))
+
+
+def _choose_formulas(
+    config: RunConfig,
+    material: Material,
+    device: torch.device,
+    precision: Precision,
+    floor: Floor | None,
+    recorded: dict[str, Any] | None,
+) -> Choice:
+    """Whether the element-wise formulas are compiled; a run that goes on keeps to what it began with."""
+    if recorded:
+        return restore(Choice(**recorded["formulas"]))
+    if device.type != "cpu" or floor is None:
+        return Choice(is_compiled=False, reason="显卡上另有融合的核" if floor else "不认识这个模型的形状")
+    flop = floor.work.of(tokens=int(material.train.lengths.sum()), supervised=0, squares=0)
+    width, inner = floor.work.shape
+    return choose(
+        config.train.compile,
+        seconds=SLOWER_THAN_FLOOR * flop / floor.rate * config.train.epochs,
+        shape=(_usual_tokens(config, material), width, inner),
+        like=torch.zeros(1, dtype=precision.compute, device=device),
     )
 
 

@@ -25,9 +25,8 @@ from hantune.errors import RunError, TrainError
 from hantune.log import EventLog, JsonLines, console, duration, read_events
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
-from hantune.train.floor import matmul_rate, work_of
 from hantune.train.loop import Loop
-from hantune.train.meter import Floor, Meter
+from hantune.train.meter import Meter
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import continued
 from hantune.train.precision import Precision
@@ -252,7 +251,7 @@ def _perform(
             answers=answers,
             trainer_log=trainer_log,
             evaluate=watch,
-            meter=Meter(_floor(config, material, model, ready), ready.device),
+            meter=Meter(ready.floor, ready.device),
             ask=Prober(ready.probes, ready.plan, material, model, run, events, answers, trackers),
             report=trackers.log,
             log_every=config.log.every_steps,
@@ -278,16 +277,6 @@ def _perform(
     result = _result(run, config, time.monotonic() - start)
     _say_end(run, result)
     return result
-
-
-def _floor(config: RunConfig, material: Material, model: nn.Module, ready: Ready) -> Floor | None:
-    """What the model must multiply and what this machine can, at the size of the run's micro-batches."""
-    work = work_of(model)
-    rows = config.train.batch_size * float(material.train.lengths.mean())
-    rows = max(64, round(min(rows, config.train.batch_tokens or rows)))
-    if work is None:
-        return None
-    return Floor(work=work, rate=matmul_rate(ready.device, ready.precision.compute, rows=rows, shape=work.shape))
 
 
 def _say_end(run: RunFolder, result: TrainResult) -> None:
