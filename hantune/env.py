@@ -32,11 +32,11 @@ def environment() -> Environment:
 def set_library_defaults() -> None:
     """What torch, transformers and tokenizers should do unless the user says otherwise; call before they are imported.
 
-    Silence advice for their own developers. GNU OpenMP's threads spin only shortly before they sleep: with other
-    programs running, spinning threads take the core from the one they wait for (docs/decisions.md 11).
+    Silence advice for their own developers. GNU OpenMP's threads spin only shortly before they sleep where other
+    programs run: spinning threads take the core from the one they wait for (docs/decisions.md 11).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000" if others_are_running() else "20000")
     for name, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -45,3 +45,12 @@ def set_library_defaults() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def others_are_running(loadavg: Path = Path("/proc/loadavg")) -> bool:
+    """Whether another program computes at this moment, as far as Linux tells."""
+    try:
+        running = loadavg.read_text(encoding="ascii").split()[3].partition("/")[0]
+        return int(running) > 1
+    except (OSError, ValueError, IndexError):
+        return True
