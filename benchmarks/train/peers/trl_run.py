@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from meter import Meter, agreement, read_task
-from trainer import Clock, watch
 
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
@@ -73,6 +72,7 @@ def main() -> None:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
+    from trainer import Clock, watch
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
