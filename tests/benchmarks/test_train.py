@@ -120,10 +120,11 @@ def test_every_row_of_a_peer_is_another_setting(bench: Any, tool: str, script: s
     runner = importlib.import_module(script)
     options = runner.settings if tool == "trl" else runner.arguments
     task = {
-        **FACTS, "model": "m", "data": "d", "scratch": "s", "steps": 3, "seed": 0, "learning_rate": 1e-4,
+        **FACTS, "data": "d", "scratch": "s", "steps": 3, "seed": 0, "learning_rate": 1e-4,
         "schedule": "constant",
     }  # fmt: skip
-    made = {name: options({**task, "settings": r.settings}) for name, r in bench.rows.ROWS.items() if r.tool == tool}
+    rows = {name: row for name, row in bench.rows.ROWS.items() if row.tool == tool}
+    made = {name: options({**task, "model": row.model, "settings": row.settings}) for name, row in rows.items()}
     assert len({json.dumps(one, sort_keys=True) for one in made.values()}) == len(made)
     for name, one in made.items():  # 16 dialogues a step, or two rows of as many tokens
         per_step = one["per_device_train_batch_size"] * one["gradient_accumulation_steps"]
