@@ -101,6 +101,10 @@ OTHER_NAMES: dict[str, str] = {
     "gradient_checkpointing": "train.activation_checkpointing",
     "save_steps": "train.save_every_steps",
     "save_total_limit": "train.keep_checkpoints",
+    "load_best_model_at_end": "train.final",
+    "metric_for_best_model": "train.best_by",
+    "early_stopping_patience": "train.early_stop_patience",
+    "early_stopping_steps": "train.early_stop_patience",
     # eval, log
     "eval_steps": "eval.every_steps",
     "evaluation_steps": "eval.every_steps",
@@ -149,6 +153,7 @@ OTHER_VALUES: dict[str, dict[str, str]] = {
         "fp32": "float32",
         "no": "float32",
     },
+    "train.best_by": {"eval_loss": "held_out", "loss": "held_out"},
     "train.device": {"gpu": "cuda", "cuda:0": "cuda"},
 }
 """Setting -> what other tools write -> what is written here."""

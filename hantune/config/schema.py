@@ -120,7 +120,13 @@ class TrainSection(Section):
         "stop", "训练发散或学不动时: stop = 停在上一个好检查点; warn = 只提醒, 接着练"
     )
     save_every_steps: Positive | None = _setting(None, "每多少步存一个检查点; 空 = 全程存 5 次左右")
-    final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 验证损失最低的一步")
+    final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 最好的一步 (见 best_by)")
+    best_by: Literal["held_out", "probe"] = _setting(
+        "held_out", "按什么算最好: held_out = 验证损失最低; probe = 试答分最高 (见 docs/guides/watching.md)"
+    )
+    early_stop_patience: Positive | None = _setting(
+        None, "验证损失连续几次评测都没有降, 就提前停止; 空 = 总是练完"
+    )
     keep_checkpoints: Annotated[int, Field(ge=2)] = _setting(3, "保留最近几个检查点 (最好的另外保留)")
 
 
@@ -129,10 +135,15 @@ class EvalSection(Section):
 
     every_steps: Positive | None = _setting(None, "每多少步算一次验证损失; 空 = 全程 5 次左右")
     max_samples: Positive | None = _setting(None, "验证损失最多用多少条; 空 = 按训练量取 32 到 200 条")
-    probes: Words = _setting(
-        ("你好", "你是谁？", "今天心情不太好。", "推荐一道家常菜。"), "训练中每次评测时固定要问的问题"
+    probes: Words | None = _setting(
+        None, "训练途中试答的问题; 空 = 八个: 常见问题, 和验证对话里抽的几个; [] = 不试答"
     )
-    probe_max_tokens: Positive = _setting(48, "每个固定问题最多回答多少个词元")
+    probe_max_tokens: Positive | None = _setting(
+        None, "试答时每个问题最多答多少个词元; 空 = 按训练数据里回答的长度, 32 到 256"
+    )
+    probe_share: Share = _setting(
+        0.02, "试答最多占全部计算的多大比例: 不够就少问几次, 少答几个字, 但开头和结尾总会问"
+    )
 
 
 class LogSection(Section):
@@ -154,6 +165,12 @@ class RunConfig(Section):
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _best_by_probe_needs_probes(self) -> RunConfig:
+        if self.train.best_by == "probe" and self.eval.probes == ():
+            raise ValueError("train.best_by=probe 要有试答的问题, 而 eval.probes 是空的")
+        return self
 
     @model_validator(mode="after")
     def _fp16_needs_a_card(self) -> RunConfig:

@@ -118,7 +118,7 @@ def _overtrained(data: RunData) -> str:
         return ""
     found = f"验证损失在第 {step} 步最低 ({decimal(lowest)}), 之后回升到 {decimal(last)}: 练过头了, 模型开始背原文."
     if data.takes_best:
-        return f"{found} 结果取的是第 {step} 步."
+        return f"{found} 结果取的是第 {data.kept_step or step} 步."
     return f"{found} 设 train.final=best 可以取最低的一步; 也可以把 train.epochs 改小, 或多给一些数据."
 
 

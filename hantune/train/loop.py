@@ -20,6 +20,7 @@ from hantune.errors import Interrupted
 from hantune.log import EventLog, JsonLines, Progress, console
 from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
+from hantune.train.best import Best
 from hantune.train.feed import Feed
 from hantune.train.guards import Guards
 from hantune.train.heartbeat import Heartbeat
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Evaluate = Callable[[int], float | None]
-"""Evaluate at a step, write its events and samples, return the held-out loss (None without held-out data)."""
-
+"""Evaluate at a step, write its event, return the held-out loss (None without held-out data)."""
+Ask = Callable[[int], float | None]
+"""Ask the fixed questions at a step, write events and samples, return the probe score (None where none is asked)."""
 
 Report = Callable[[dict[str, float], int], None]
 """Hand a step's figures to trackers."""
@@ -62,6 +64,7 @@ class Loop:
         trainer_log: TrainerLog,
         evaluate: Evaluate,
         meter: Meter | None = None,
+        ask: Ask = lambda step: None,
         report: Report = lambda values, step: None,
         log_every: int = 1,
     ) -> None:
@@ -72,6 +75,7 @@ class Loop:
         self.step = 0
         self.meter = meter or Meter()
         self.guards = Guards(self.parameters, section)
+        self.best = Best(section)
         self._feed = Feed(samples, plan, section, pad_id=pad_id)
         self.room = Room(self.stepper, self._feed, section, self._warn)
         self._section = section
@@ -81,10 +85,10 @@ class Loop:
         self._trainer_log = trainer_log
         self._logs: dict[str, JsonLines] = {"events": events, "samples": answers, "trainer_log": trainer_log}
         self._evaluate = evaluate
+        self._ask = ask
         self._report = report
         self._log_every = log_every
         self._heartbeat = Heartbeat(run.log)
-        self._best: tuple[float, int] | None = None
         self._saved_step = -1
         self._saver = Saver(run, keep=section.keep_checkpoints, tell=lambda step: events.write("checkpoint", step=step))
         self._due_since: int | None = None
@@ -98,8 +102,7 @@ class Loop:
         for name, log in self._logs.items():
             log.truncate(checkpoint.state["offsets"][name])
         self._events.write("checkpoint", step=checkpoint.step)
-        best = checkpoint.state["best"]
-        self._best = None if best is None else (best["loss"], best["step"])
+        self.best.restore(checkpoint.state["best"])
         self.guards.restore(checkpoint.state["guards"])
         self.room.most, self.good_step = checkpoint.state["most_positions"], checkpoint.state["good_step"]
         self.meter.restore(checkpoint.state["meter"])
@@ -117,7 +120,7 @@ class Loop:
         )
 
     def train(self) -> None:
-        """Train to the end of the plan.
+        """Train to the end of the plan, or until the held-out loss has not fallen for long enough.
 
         Raises: Interrupted after a signal, with a checkpoint saved; the TrainErrors of ``Room`` and ``Guards``.
         """
@@ -130,15 +133,20 @@ class Loop:
             console.progress("训练", total, unit="步", done=self.step) as bar,
         ):
             self._begin()
-            while self.step < total and stop.signal is None:
+            while not self.is_done and stop.signal is None:
                 self._train_step(bar)
                 self._evaluate_and_save()
-        if stop.signal is not None and self.step < total:
+        if stop.signal is not None and not self.is_done:
             console.say("收到停止信号: 保存检查点")
             self.save(wait=True)
             raise Interrupted(
                 stop.signal, f"停在第 {self.step} 步, 检查点已保存", hint=f"hantune resume {quoted(self._run.root)}"
             )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.plan.total_steps or self.best.is_over
 
     def _begin(self) -> None:
         """What comes before the first step of a process."""
@@ -205,20 +213,13 @@ class Loop:
         )
 
     def _seconds_left(self) -> float:
-        plan = self.plan
-        return self.meter.seconds_left(
-            share=self._feed.course.samples_before(self.step) / plan.run_samples,
-            evals=plan.times_left(self.step, plan.eval_every),
-            saves=plan.times_left(self.step, plan.save_every),
-        )
+        share = self._feed.course.samples_before(self.step) / self.plan.run_samples
+        return self.meter.seconds_left(share, self.plan.still_to_come(self.step))
 
     def _evaluate_and_save(self) -> None:
-        is_last = self.step == self.plan.total_steps
-        improved = False
-        if is_last or self.step % self.plan.eval_every == 0:
-            improved = self._evaluate_now()
-        if is_last or improved or self._is_save_due():
-            self.save(wait=is_last)
+        improved = self._evaluate_now()
+        if self.is_done or improved or self._is_save_due():
+            self.save(wait=self.is_done)
 
     def _is_save_due(self) -> bool:
         """Whether to save by the calendar. A state that may be bad is left for later, unless it stays like that."""
@@ -229,17 +230,28 @@ class Loop:
         return not self.guards.is_suspect or self.step - self._due_since >= WINDOW
 
     def _evaluate_now(self) -> bool:
-        """Evaluate; whether this is the best trained state so far."""
-        heartbeat = self._heartbeat.on("evaluate", f"第 {self.step} 步的评测")
-        with heartbeat, self.meter.apart("eval"), self.stepper.ema.taken():
-            loss = self._evaluate(self.step)
+        """Evaluate and ask where the plan says so, and at the end; whether this is the best trained state so far."""
+        is_measured = self.is_done or self.step % self.plan.eval_every == 0
+        is_asked = self.is_done or self.step in self.plan.probes.steps
+        if not is_measured and not is_asked:
+            return False
+        improved = False
+        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.stepper.ema.taken():
+            if is_measured:
+                improved = self.best.see_loss(self.step, self._measure())
+            if is_asked or self.is_done:  # the loss may just have ended the run
+                with self.meter.apart("probe"):
+                    score = self._ask(self.step)
+                improved |= self.best.see_score(self.step, score)
         self.model.train()
+        return improved
+
+    def _measure(self) -> float | None:
+        with self.meter.apart("eval"):
+            loss = self._evaluate(self.step)
         if loss is not None:
             self._write_trainer_log(eval_loss=loss)
-        if loss is None or self.step == 0 or (self._best is not None and loss >= self._best[0]):
-            return False
-        self._best = (loss, self.step)
-        return True
+        return loss
 
     def save(self, *, wait: bool = False) -> None:
         """A checkpoint of this step boundary, unless it is already there; ``wait``: until it is on disk."""
@@ -260,13 +272,13 @@ class Loop:
             step=self.step,
             parts={"weights": self.parameters, "optimizer": tensors, "rng": checkpoints.rng_tensors()},
             state={**self._state(), "optimizer": values},
-            is_best=self._best is not None and self._best[1] == self.step,
+            is_best=self.best.step == self.step,
         )
 
     def _state(self) -> dict[str, Any]:
         scaler = self._accelerator.scaler
         return {
-            "best": None if self._best is None else {"loss": self._best[0], "step": self._best[1]},
+            "best": self.best.state(),
             "guards": self.guards.state(),
             "most_positions": self.room.most,
             "good_step": self.good_step,
@@ -279,8 +291,3 @@ class Loop:
     def _restore_scaler(self, state: dict[str, Any]) -> None:
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-
-    @property
-    def best(self) -> tuple[float, int] | None:
-        """The lowest held-out loss and its step."""
-        return self._best

@@ -12,6 +12,7 @@ import numpy as np
 from hantune.config.schema import RunConfig
 from hantune.data.pack import Layout, num_steps
 from hantune.train.course import Course, Deal, dealt_from
+from hantune.train.probe_plan import ProbePlan
 
 TIMES_PER_RUN = 5
 """How often a run evaluates and saves when the configuration does not say."""
@@ -35,13 +36,22 @@ class Plan:
     layout_reason: str
     run_samples: int
     deals: tuple[Deal, ...]
+    probes: ProbePlan = ProbePlan()
 
-    def times_left(self, step: int, every: int) -> int:
-        """How often something that is done every so many steps and at the end is still to come after ``step``."""
+    def still_to_come(self, step: int) -> dict[str, int]:
+        """How many evaluations, rounds of questions and saves come after ``step``."""
+        return {
+            "eval": self._times_left(step, self.eval_every),
+            "probe": sum(asked > step for asked in self.probes.steps),
+            "save": self._times_left(step, self.save_every),
+        }
+
+    def _times_left(self, step: int, every: int) -> int:
+        """How often something that is done every so many steps and at the end is still to be done."""
         return math.ceil(self.total_steps / every) - step // every if step < self.total_steps else 0
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "deals": [list(deal) for deal in self.deals]}
+        return {**asdict(self), "deals": [list(deal) for deal in self.deals], "probes": self.probes.as_dict()}
 
 
 def make_plan(

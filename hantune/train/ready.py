@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import nn
 
 from hantune.config.schema import RunConfig
+from hantune.errors import ConfigError
+from hantune.evaluate.probes import Probe
 from hantune.log import console
-from hantune.train.plan import Plan, make_plan
+from hantune.train.plan import Plan, continued, make_plan
 from hantune.train.precision import Precision, choose_device, choose_precision
+from hantune.train.questions import plan_questions, questions_of
 from hantune.train.setup import Material
 
 DEFAULT_THREADS = torch.get_num_threads()
@@ -27,6 +31,8 @@ class Ready:
     model: nn.Module
     precision: Precision
     plan: Plan
+    probes: tuple[Probe, ...]
+    patience: int | None = None
 
     def count(self, *, learned: bool = False) -> int:
         """Numbers in the model, or in what is learned of it."""
@@ -46,19 +52,36 @@ class Ready:
         }
 
     def say(self) -> None:
-        """The plan in four lines."""
+        """The plan in a few lines."""
         plan = self.plan
         console.say(f"数据  训练 {plan.num_samples} 条  验证 {plan.num_val} 条  每步 {plan.samples_per_step} 条")
         console.say(f"参数  共 {self.count() / 1e6:.1f} 百万, 其中学习 {self.count(learned=True) / 1e6:.2f} 百万")
         console.say(f"精度  {self.precision.name}: {self.precision.reason}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
+        if self.patience is not None:
+            console.say(f"提前停止  验证损失连续 {self.patience} 次评测都没有降")
+        if self.probes:
+            steps = ", ".join(map(str, plan.probes.steps))
+            console.say(
+                f"试答  {len(self.probes)} 个问题, 在第 {steps} 步; 每个最多答 {plan.probes.max_tokens} 个词元 "
+                f"(约占计算的 {plan.probes.share:.1%})"
+            )
 
 
-def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | None = None) -> Ready:
-    """Load the model and decide the rest; ``recorded``: the ``plan.json`` of a run that goes on, which is kept to.
+def get_ready(
+    config: RunConfig,
+    material: Material,
+    recorded: dict[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Ready:
+    """Load the model and decide the rest.
 
-    Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``.
+    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint.
+
+    Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
+        ``train.nothing-held-out``.
     """
+    _require_held_out(config, len(material.val))
     device = choose_device(config.train.device)
     torch.set_num_threads(recorded["threads"] if recorded else config.train.threads or DEFAULT_THREADS)
     precision = choose_precision(
@@ -70,7 +93,36 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
     model = _make_model(config, material, device, precision)
-    return Ready(device=device, model=model, precision=precision, plan=_plan(config, material, model))
+    plan = continued(_plan(config, material, model), config, material.train.lengths, state)
+    probes = questions_of(config, material, model)
+    asked = plan_questions(probes, config, material, model, plan, recorded)
+    return Ready(
+        device=device,
+        model=model,
+        precision=precision,
+        plan=replace(plan, probes=asked),
+        probes=probes,
+        patience=config.train.early_stop_patience,
+    )
+
+
+def _require_held_out(config: RunConfig, num_val: int) -> None:
+    """Nothing, if there is what the configuration wants to look at.
+
+    Raises: ConfigError ``train.nothing-held-out``.
+    """
+    asked = {
+        "train.early_stop_patience": config.train.early_stop_patience is not None,
+        "train.final": config.train.final == "best" and config.train.best_by == "held_out",
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
+    if names and num_val == 0:
+        raise ConfigError(
+            "train.nothing-held-out",
+            f"{', '.join(names)} 要看验证损失, 可是没有留出验证对话",
+            place=names[0],
+            hint="整理数据时留一些: hantune data prepare ... --val-share 0.05; 或者去掉这个设置",
+        )
 
 
 def _make_model(config: RunConfig, material: Material, device: torch.device, precision: Precision) -> nn.Module:

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,15 @@ from torch import nn
 from hantune import __version__
 from hantune.config.schema import RunConfig
 from hantune.errors import RunError, TrainError
-from hantune.log import EventLog, JsonLines, console, duration, read_events
+from hantune.log import EventLog, JsonLines, console
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
-from hantune.train.floor import matmul_rate, work_of
+from hantune.train.floor import Floor, measured_floor
 from hantune.train.loop import Loop
-from hantune.train.meter import Floor, Meter
+from hantune.train.meter import Meter
+from hantune.train.outcome import TrainResult, finished_result, probe_seconds, result_of, say_end
 from hantune.train.parallel import make_accelerator
-from hantune.train.plan import continued
+from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
 from hantune.train.setup import (
     Changes,
@@ -47,41 +47,6 @@ from hantune.train.trackers import Trackers
 from hantune.train.trainer_log import FILE as TRAINER_LOG
 from hantune.train.trainer_log import TrainerLog
 from hantune.train.watch import Watch
-
-FIGURES = (
-    "eval_seconds", "save_seconds", "supervised_per_second", "matmul_share", "memory_peak", "cuda_memory_peak",
-)  # fmt: skip
-"""What the end of a run tells beside its speed: see ``Meter.overall``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a finished run reached. Losses are mean nats per learned token on held-out data."""
-
-    run: RunFolder
-    output: Path
-    steps: int
-    loss_before: float | None
-    loss_after: float | None
-    best_step: int | None
-    tokens_per_second: float
-    seconds: float
-    figures: dict[str, float]
-    """Of all processes of the run together, where known: FIGURES."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "run": str(self.run.root),
-            "output": str(self.output),
-            "steps": self.steps,
-            "loss_before": self.loss_before,
-            "loss_after": self.loss_after,
-            "best_step": self.best_step,
-            "tokens_per_second": round(self.tokens_per_second, 1),
-            "seconds": round(self.seconds, 1),
-            **self.figures,
-        }
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -124,8 +89,8 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
     with run.lock():
         recorded = json.loads(run.plan.read_bytes())
         changes = changed_settings(config, recorded["fingerprints"], run)
-        if finished := _finished(run, config):
-            console.say(f"这次运行已经练完 ({finished.steps} 步), 没有要接着练的")
+        if finished := finished_result(run, config):
+            console.say(f"这次运行已经结束 (练了 {finished.steps} 步), 没有要接着练的")
             return finished
         material = open_material(config, run)
         check_same_material(material, recorded["fingerprints"], run)
@@ -133,14 +98,10 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
             checkpoint = checkpoints.newest_checkpoint(run)
             if "train.threads" in changes:
                 recorded["threads"] = config.train.threads or DEFAULT_THREADS
-            ready = get_ready(config, material, recorded)
-            state = None if checkpoint is None else checkpoint.state
-            plan = continued(ready.plan, config, material.train.lengths, state)
-            ready = replace(ready, plan=plan)
+            ready = get_ready(config, material, recorded, None if checkpoint is None else checkpoint.state)
             _tell_changes(changes, run, recorded, ready)
-            if changes:
-                write_file(run.config, dump_config(config, comments=True))
-                write_json(run.plan, _plan(material, ready, config))
+            write_json(run.plan, _plan(material, ready, config))
+            write_file(run.config, dump_config(config, comments=True))
             return _perform(config, run, material, ready, checkpoint)
 
 
@@ -237,7 +198,7 @@ def _perform(
         closing(TrainerLog(run.root / TRAINER_LOG)) as trainer_log,
         Trackers(config.log.trackers, run, settings_of(config)) as trackers,
     ):
-        watch = Watch(config, material, model, accelerator, events, answers, trackers)
+        watch = Watch(material, model, accelerator, events, trackers)
         loop = Loop(
             model=model,
             samples=material.train,
@@ -251,6 +212,7 @@ def _perform(
             trainer_log=trainer_log,
             evaluate=watch,
             meter=Meter(_floor(config, material, model, ready), ready.device),
+            ask=Prober(ready.probes, ready.plan, material, model, run, events, answers, trackers),
             report=trackers.log,
             log_every=config.log.every_steps,
         )
@@ -261,24 +223,27 @@ def _perform(
             events.write("stop", step=loop.step, **error.as_dict())
             _keep_good(loop, config, run, material, model)
             raise
-        if config.train.final == "best":
-            _take_best(loop, run)
+        kept = _take_best(loop, run, watch) if config.train.final == "best" else loop.step
         loop.stepper.ema.take()
-        output = _write_output(config, run, material, model)
-        events.write("end", step=loop.step, reason="done", **loop.meter.overall())
-    result = _result(run, config, time.monotonic() - start)
-    console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {output}")
+        _write_output(config, run, material, model)
+        events.write(
+            "end",
+            step=loop.step,
+            kept=kept,
+            reason="early-stop" if loop.step < ready.plan.total_steps else "done",
+            probe_seconds=probe_seconds(run),
+            **loop.meter.overall(),
+        )
+    result = result_of(run, config, time.monotonic() - start)
+    say_end(run, result)
     return result
 
 
 def _floor(config: RunConfig, material: Material, model: nn.Module, ready: Ready) -> Floor | None:
     """What the model must multiply and what this machine can, at the size of the run's micro-batches."""
-    work = work_of(model)
     rows = config.train.batch_size * float(material.train.lengths.mean())
     rows = max(64, round(min(rows, config.train.batch_tokens or rows)))
-    if work is None:
-        return None
-    return Floor(work=work, rate=matmul_rate(ready.device, ready.precision.compute, rows=rows, shape=work.shape))
+    return measured_floor(model, ready.device, ready.precision.compute, rows=rows)
 
 
 def _restore(
@@ -292,17 +257,22 @@ def _restore(
         return
     loop.restore(checkpoint)
     events.write("resume", step=checkpoint.step, version=__version__, samples_per_step=loop.plan.samples_per_step)
-    if loop.best is not None and (run.checkpoints / f"step-{loop.best[1]:06d}").is_dir():
-        checkpoints.mark_best(run, loop.best[1])
+    if loop.best.step is not None and (run.checkpoints / f"step-{loop.best.step:06d}").is_dir():
+        checkpoints.mark_best(run, loop.best.step)
     console.say(f"从第 {checkpoint.step} 步的检查点接着练")
 
 
-def _take_best(loop: Loop, run: RunFolder) -> None:
-    """Go back to the weights with the lowest held-out loss, if they are not the last."""
+def _take_best(loop: Loop, run: RunFolder, watch: Watch) -> int:
+    """Go back to the best weights, if they are not the last; returns their step. Their held-out loss is known then."""
     best = checkpoints.best_checkpoint(run)
-    if best is not None and best.step != loop.step:
-        loop.restore_weights(best)
-        console.say(f"取验证损失最低的第 {best.step} 步")
+    if best is None or best.step == loop.step:
+        return loop.step
+    loop.restore_weights(best)
+    console.say(f"取最好的第 {best.step} 步")
+    if best.step % loop.plan.eval_every:
+        with loop.stepper.ema.taken():
+            watch(best.step)
+    return best.step
 
 
 def _keep_good(loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> None:
@@ -332,34 +302,3 @@ def _write_output(config: RunConfig, run: RunFolder, material: Material, model: 
         return run.adapter
     save_model(model, run.model, **shared)
     return run.model
-
-
-def _finished(run: RunFolder, config: RunConfig) -> TrainResult | None:
-    """The result of a run that came to its end and still has its adapter or model."""
-    events = read_events(run.events)
-    if events and events[-1]["event"] == "end" and _output(run, config).is_dir():
-        return _result(run, config, 0.0)
-    return None
-
-
-def _output(run: RunFolder, config: RunConfig) -> Path:
-    return run.adapter if config.adapter.kind == "lora" else run.model
-
-
-def _result(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
-    """What the event log of a finished run says."""
-    end = read_events(run.events, "end")[-1]
-    losses = {event["step"]: event["loss"] for event in read_events(run.events, "eval")}
-    best = checkpoints.best_checkpoint(run)
-    kept = best.step if config.train.final == "best" and best is not None else end["step"]
-    return TrainResult(
-        run=run,
-        output=_output(run, config),
-        steps=end["step"],
-        loss_before=losses.get(0),
-        loss_after=losses.get(kept),
-        best_step=None if best is None else best.step,
-        tokens_per_second=end["tokens_per_second"],
-        seconds=seconds,
-        figures={"step_seconds": end["seconds"], **{name: end[name] for name in FIGURES if name in end}},
-    )

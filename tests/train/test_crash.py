@@ -53,7 +53,8 @@ def make_config(model: Path, data: Path, out: Path) -> RunConfig:
             output_dir=str(out), epochs=1, batch_size=8, accumulation_steps=2, precision="float32", device="cpu",
             threads=1, save_every_steps=2, learning_rate=1e-3,
         ),  # fmt: skip
-        eval=EvalSection(every_steps=6, max_samples=16, probes=("你好",), probe_max_tokens=4),
+        eval=EvalSection(every_steps=6, max_samples=16, probes=("你好", "谢谢", "再见"), probe_max_tokens=4,
+                         probe_share=1),
     )
 
 
@@ -109,11 +110,13 @@ def fill_disk(full_from: int) -> None:
     os.fsync = fsync
 
 
-def outcome(run: RunFolder) -> tuple[str, list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """What must be equal: the adapter's bytes, every step's figures, every evaluation."""
+def outcome(run: RunFolder) -> tuple[str, list[tuple[Any, ...]], list[Any], list[Any]]:
+    """What must be equal: the adapter's bytes, every step's figures, every evaluation, every answer and its figures."""
     steps = [(e["step"], e["loss"], e["grad_norm"], e["learning_rate"]) for e in read_events(run.events, "step")]
     evals = [(e["step"], e["loss"]) for e in read_events(run.events, "eval")]
-    return sha256_file(run.adapter / "adapter_model.safetensors"), steps, evals
+    probes = [*read_events(run.samples), *read_events(run.events, "probe_metrics"), *read_events(run.events, "warning")]
+    timeless = [{**event, "time": 0, "seconds": 0} for event in probes]
+    return sha256_file(run.adapter / "adapter_model.safetensors"), steps, evals, timeless
 
 
 @pytest.fixture(scope="module")

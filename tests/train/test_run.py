@@ -41,6 +41,8 @@ from hantune.train import precision as precision_module
 from hantune.train import ready as ready_module
 from hantune.train.loop import Loop
 from hantune.train.optim import learning_rate_at
+from hantune.train.probe import Prober
+from hantune.train.probe_plan import probe_steps
 from hantune.train.run import TrainResult, dry_run, resume, train
 from hantune.train.setup import settings_of
 from hantune.train.watch import Watch
@@ -71,7 +73,8 @@ def done(tiny_llama_folder: Path, prepared: Path, tmp_path_factory: pytest.TempP
     config = small_config(
         tiny_llama_folder, prepared, tmp_path_factory.mktemp("runs") / "一次",
         train__max_steps=None, train__epochs=3, train__accumulation_steps=2, train__save_every_steps=2,
-        train__keep_checkpoints=2, eval__every_steps=3, eval__probes=PROBES, adapter__dropout=0.1,
+        train__keep_checkpoints=2, eval__every_steps=3, eval__probes=PROBES, eval__probe_share=1.0,
+        adapter__dropout=0.1,
     )  # fmt: skip
     return Done(config, train(config))
 
@@ -142,11 +145,26 @@ def test_events_tell_every_step_evaluation_and_checkpoint(done: Done) -> None:
     assert done.result.loss_after < done.result.loss_before - 0.2, "training lowers the held-out loss"
 
 
-def test_the_probes_are_asked_at_each_evaluation(done: Done) -> None:
+def test_the_probes_are_asked_as_planned(done: Done) -> None:
+    plan = done.plan()
     asked = [(line["step"], line["prompt"]) for line in read_events(done.run.samples)]
-    evaluated = [event["step"] for event in read_events(done.run.events, "eval")]
-    assert asked == [(step, prompt) for step in evaluated for prompt in PROBES]
+    assert plan["probes"]["steps"] == list(probe_steps(plan["total_steps"]))
+    assert asked == [(step, prompt) for step in plan["probes"]["steps"] for prompt in PROBES]
     assert all(line["finish_reason"] in {"stop", "length"} for line in read_events(done.run.samples))
+    figures = read_events(done.run.events, "probe_metrics")
+    assert [event["step"] for event in figures] == plan["probes"]["steps"]
+    (end,) = read_events(done.run.events, "end")
+    assert end["probe_seconds"] == pytest.approx(sum(event["seconds"] for event in figures), abs=0.01)
+
+
+def test_asking_changes_no_bit_of_the_result(done: Done, tmp_path: Path) -> None:
+    for number, changes in enumerate(({"probes": ()}, {"probe_share": 0.0, "probe_max_tokens": 9})):
+        asked = done.config.eval.model_copy(update=changes)
+        section = done.config.train.model_copy(update={"output_dir": str(tmp_path / str(number))})
+        other = train(done.config.model_copy(update={"eval": asked, "train": section}))
+        assert folder_bytes(other.run.adapter) == folder_bytes(done.run.adapter)
+        assert story(other.run) == story(done.run)
+        assert len(read_events(other.run.samples)) == (0, 4)[number]
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(done: Done) -> None:
@@ -319,7 +337,7 @@ def test_final_best_takes_the_weights_of_the_lowest_loss(
     tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = {0: 9.0, 1: 5.0, 2: 1.0, 3: 4.0}
-    monkeypatch.setattr(Watch, "_measure", lambda self, step: losses[step])
+    monkeypatch.setattr(Watch, "__call__", said(losses, "eval"))
     settings = {"train__max_steps": 3, "eval__every_steps": 1}
     finals = {
         final: train(small_config(tiny_llama_folder, prepared, tmp_path / final, train__final=final, **settings))
@@ -333,6 +351,83 @@ def test_final_best_takes_the_weights_of_the_lowest_loss(
         assert {name.replace(".default.", "."): tensor.tolist() for name, tensor in saved.items()} == {
             name: tensor.tolist() for name, tensor in adapter.items()
         }
+
+
+def said(values: dict[int, float], event: str) -> Callable[[Any, int], float]:
+    """What stands for a watch or a prober: values by step, with their events."""
+
+    def call(self: Any, step: int) -> float:
+        self._events.write(event, step=step, loss=values[step], perplexity=1, bits_per_character=1, seconds=0)
+        return values[step]
+
+    return call
+
+
+def test_the_best_by_probe_is_the_highest_score_and_its_loss_is_known(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Prober, "__call__", said({0: 99.0, 1: 5.0, 2: 7.0, 3: 6.0, 4: 7.0}, "probe_metrics"))
+    config = small_config(
+        tiny_llama_folder, prepared, tmp_path / "run", train__max_steps=4, eval__every_steps=3, eval__probe_share=1.0,
+        train__final="best", train__best_by="probe",
+    )  # fmt: skip
+    result = train(config)
+    assert result.best_step == 2
+    saved = load_file(result.run.checkpoints / "step-000002" / "weights.safetensors")
+    adapter = load_file(result.run.adapter / "adapter_model.safetensors")
+    assert sorted(tensor.sum().item() for tensor in saved.values()) == sorted(t.sum().item() for t in adapter.values())
+    assert read_events(result.run.events, "end")[-1]["kept"] == 2
+    losses = {event["step"]: event["loss"] for event in read_events(result.run.events, "eval")}
+    assert sorted(losses) == [0, 2, 3, 4]
+    assert result.loss_after == losses[2]
+
+
+def test_a_run_stops_early_asks_a_last_time_and_is_finished(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {0: 9.0, 1: 5.0, 2: 4.0, 3: 4.0, 4: 4.5, 5: 1.0}
+    monkeypatch.setattr(Watch, "__call__", said(losses, "eval"))
+    config = small_config(
+        tiny_llama_folder, prepared, tmp_path / "run", train__max_steps=40, eval__every_steps=1, train__final="best",
+        train__early_stop_patience=2, train__save_every_steps=100,
+    )  # fmt: skip
+    result = train(config)
+    assert (result.steps, result.best_step, result.loss_after) == (4, 2, 4.0)
+    (end,) = read_events(result.run.events, "end")
+    assert (end["reason"], end["step"], end["kept"]) == ("early-stop", 4, 2)
+    assert {line["step"] for line in read_events(result.run.samples)} == {0, 4}
+    before = folder_bytes(result.run.adapter)
+    assert resume(result.run.root).steps == 4, "it is finished"
+    shutil.rmtree(result.run.adapter)
+    again = resume(result.run.root)
+    assert (again.steps, folder_bytes(again.run.adapter)) == (4, before), "killed after the last step"
+    assert len(read_events(result.run.events, "step")) == 4
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4])
+def test_waiting_goes_on_after_a_resume_where_it_stood(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    losses = {0: 9.0, 1: 5.0, 2: 6.0, 3: 6.0, 4: 6.0, 5: 1.0}
+    call = said(losses, "eval")
+
+    def shot(self: Any, step: int) -> float:
+        if step == stop_at and not is_resumed:
+            raise KeyboardInterrupt
+        return call(self, step)
+
+    is_resumed = False
+    monkeypatch.setattr(Watch, "__call__", shot)
+    config = small_config(
+        tiny_llama_folder, prepared, tmp_path / "run", train__max_steps=40, eval__every_steps=1,
+        train__early_stop_patience=3, train__save_every_steps=1,
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    is_resumed = True
+    result = resume(tmp_path / "run")
+    assert (result.steps, result.best_step) == (4, 1)
+    assert [event["step"] for event in read_events(result.run.events, "eval")] == [0, 1, 2, 3, 4]
 
 
 def test_full_training_writes_a_model_that_chats(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
