@@ -193,6 +193,8 @@ class Loop:
         with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.stepper.ema.taken():
             loss = self._evaluate(self.step)
         self.model.train()
+        if loss is not None and self.step == 0:
+            self.guards.expect(loss)
         if loss is None or self.step == 0 or (self._best is not None and loss >= self._best[0]):
             return False
         self._best = (loss, self.step)
