@@ -45,6 +45,12 @@ def measured_peak(device: torch.device) -> Iterator[Peak]:
     peak.bytes = _status("VmHWM")
 
 
+def process_memory() -> tuple[int | None, int | None]:
+    """Bytes of the host's memory that this process holds now, and held at its peak; None where nothing tells."""
+    status = _text(ROOT / "proc/self/status")
+    return _kibibytes(status, "VmRSS"), _kibibytes(status, "VmHWM")
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes this process can still take on the device; None where the system does not tell (no Linux)."""
     if device.type == "cuda":
