@@ -173,6 +173,10 @@ def _drop_old(run: RunFolder, keep: int) -> None:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
+SHARED = ("qmap1", "qmap2")
+"""bitsandbytes' tables of what its codes mean, one for all parameters; safetensors wants each tensor on its own."""
+
+
 def optimizer_state(
     optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 ) -> tuple[dict[str, Tensor], dict[str, Plain]]:
@@ -186,7 +190,7 @@ def optimizer_state(
         for slot, value in slots.items():
             key = f"{names[id(parameter)]}|{slot}"
             if isinstance(value, Tensor):
-                tensors[key] = value
+                tensors[key] = value.clone() if slot in SHARED else value
             elif value is None or isinstance(value, (bool, int, float, str)):
                 values[key] = value
             else:
@@ -200,11 +204,20 @@ def restore_optimizer(
     tensors: Mapping[str, Tensor],
     values: Mapping[str, Plain],
 ) -> None:
-    """The inverse of ``optimizer_state``, on each parameter's device."""
+    """The inverse of ``optimizer_state``, on each parameter's device; paged states come back as pages."""
+    saved = {id(parameters[key.rsplit("|", 1)[0]]) for key in tensors}
+    if getattr(optimizer, "is_paged", False):
+        for number, group in enumerate(optimizer.param_groups):
+            for place, parameter in enumerate(group["params"]):
+                if id(parameter) in saved:
+                    optimizer.init_state(group, parameter, number, place)  # type: ignore[attr-defined]
     for key, value in {**tensors, **values}.items():
         name, slot = key.rsplit("|", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][slot] = value.to(parameter.device) if isinstance(value, Tensor) else value
+        slots = optimizer.state[parameters[name]]
+        if isinstance(value, Tensor) and getattr(slots.get(slot), "is_paged", False):
+            slots[slot].copy_(value)
+        else:
+            slots[slot] = value.to(parameters[name].device) if isinstance(value, Tensor) else value
 
 
 def restore_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:

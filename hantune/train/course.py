@@ -10,6 +10,7 @@ the step, and no order. Each sample stands in exactly one step of an epoch, what
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -47,10 +48,18 @@ class Course:
     """
 
     def __init__(
-        self, lengths: np.ndarray, deals: Sequence[Deal], *, seed: int, run_samples: int, first_total: int
+        self,
+        lengths: np.ndarray,
+        deals: Sequence[Deal],
+        *,
+        seed: int,
+        run_samples: int,
+        first_total: int,
+        by_length: bool = True,
     ) -> None:
         self._lengths = lengths
         self._seed = seed
+        self._by_length = by_length
         self._deals = tuple(deals)
         self._run_samples = run_samples
         self._dealt: tuple[_Epoch, list[np.ndarray], np.ndarray] | None = None
@@ -102,10 +111,11 @@ class Course:
 
     def _deal(self, number: int, cuts: Sequence[tuple[int, int]]) -> list[np.ndarray]:
         (_, samples_per_step), *later = cuts
-        steps = epoch_steps(self._lengths, samples_per_step, seed=self._seed, epoch=number)
+        deal = partial(epoch_steps, seed=self._seed, epoch=number, by_length=self._by_length)
+        steps = deal(self._lengths, samples_per_step)
         for done, samples_per_step in later:
             left = np.sort(np.concatenate(steps[done:]))
-            again = epoch_steps(self._lengths[left], samples_per_step, seed=self._seed, epoch=number)
+            again = deal(self._lengths[left], samples_per_step)
             steps = steps[:done] + [left[step] for step in again]
         return steps
 

@@ -51,10 +51,15 @@ class Guards:
         self._updates = 0
         self._sums: list[float] | None = None
         self._is_told = False
+        self._held_out: float | None = None
 
     def start(self) -> None:
         """Remember the weights as they are before the first update."""
         self._sums = self._weight_sums()
+
+    def expect(self, held_out: float) -> None:
+        """The held-out loss before the first update: a run may break in its first steps, with nothing else to tell."""
+        self._held_out = held_out
 
     def see(
         self, step: int, result: StepResult, *, last_good: int, sources: Callable[[], list[str]] = list
@@ -67,6 +72,9 @@ class Guards:
         self._require_numbers(step, result, last_good)
         if not result.is_finite:
             return []
+        if self._held_out is not None:
+            self.watchdog.expect(max(self._held_out, result.loss))  # the trained dialogues may be harder ones
+            self._held_out = None
         found = [*self._look_at_norm(step, result, sources), *self._look_at_weights(step, result)]
         self.watchdog.add(result.loss, result.grad_norm)
         return found + self._look_at_loss(step, last_good)
@@ -85,12 +93,13 @@ class Guards:
             "updates": self._updates,
             "sums": self._sums,
             "is_told": self._is_told,
+            "held_out": self._held_out,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
         self.bad_steps, self._spikes, self._updates = state["bad_steps"], state["spikes"], state["updates"]
-        self._sums, self._is_told = state["sums"], state["is_told"]
+        self._sums, self._is_told, self._held_out = state["sums"], state["is_told"], state["held_out"]
         self.watchdog.restore(state["watchdog"])
 
     def _require_numbers(self, step: int, result: StepResult, last_good: int) -> None:
@@ -109,9 +118,10 @@ class Guards:
         best = self.watchdog.best
         if best is None or not self.watchdog.has_diverged:
             return []
+        rise = f"损失从 {best.loss:.2f} 升到 {self.watchdog.latest:.2f}, 降不回来"
         error = TrainError(
             "train.diverged",
-            f"训练发散了: 损失从 {best.loss:.2f} 升到 {self.watchdog.latest:.2f}, 降不回来; 好检查点到第 {last_good} 步",
+            f"训练发散了: {rise}; 好检查点到第 {last_good} 步",
             place=f"第 {step} 步",
             hint=self._half_the_rate,
         )

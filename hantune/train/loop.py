@@ -150,8 +150,9 @@ class Loop:
 
     def _begin(self) -> None:
         """What comes before the first step of a process."""
-        with self._heartbeat.on("trial", "试跑最大的一批", self.room.describe(self.step)):
-            self.room.try_largest(self.step)
+        if self.step < self.plan.total_steps:
+            with self._heartbeat.on("trial", "试跑最大的一批, 看内存够不够"):
+                self.room.try_largest(self.step)
         if self.step == 0:
             torch.manual_seed(self._section.seed)
             self.guards.start()
@@ -236,7 +237,8 @@ class Loop:
         if not is_measured and not is_asked:
             return False
         improved = False
-        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.stepper.ema.taken():
+        heartbeat = self._heartbeat.on("evaluate", f"第 {self.step} 步的评测")
+        with heartbeat, self.stepper.ema.taken():
             if is_measured:
                 improved = self.best.see_loss(self.step, self._measure())
             if is_asked or self.is_done:  # the loss may just have ended the run
@@ -251,6 +253,8 @@ class Loop:
             loss = self._evaluate(self.step)
         if loss is not None:
             self._write_trainer_log(eval_loss=loss)
+        if loss is not None and self.step == 0:
+            self.guards.expect(loss)
         return loss
 
     def save(self, *, wait: bool = False) -> None:
@@ -282,7 +286,7 @@ class Loop:
             "guards": self.guards.state(),
             "most_positions": self.room.most,
             "good_step": self.good_step,
-            **{name: self.plan.as_dict()[name] for name in ("deals", "run_samples")},
+            **{name: self.plan.as_dict()[name] for name in ("deals", "run_samples", "by_length")},
             "meter": self.meter.state(),
             "offsets": {name: log.offset() for name, log in self._logs.items()},
             "scaler": None if scaler is None else scaler.state_dict(),

@@ -36,6 +36,7 @@ class Plan:
     layout_reason: str
     run_samples: int
     deals: tuple[Deal, ...]
+    by_length: bool
     probes: ProbePlan = ProbePlan()
 
     def still_to_come(self, step: int) -> dict[str, int]:
@@ -81,6 +82,7 @@ def make_plan(
         layout_reason=reason,
         run_samples=epochs * num_samples + min(steps * samples_per_step, num_samples),
         deals=(Deal(0, samples_per_step),),
+        by_length=layout == "sorted",
     )
 
 
@@ -89,7 +91,7 @@ def continued(plan: Plan, config: RunConfig, lengths: np.ndarray, state: Mapping
     if state is None:
         return plan
     deals = dealt_from((Deal(*deal) for deal in state["deals"]), state["step"], plan.samples_per_step)
-    plan = replace(plan, deals=deals, run_samples=state["run_samples"])
+    plan = replace(plan, deals=deals, run_samples=state["run_samples"], by_length=state["by_length"])
     total = course_of(plan, lengths, config.train.seed).total_steps
     return replace(
         plan,
@@ -101,7 +103,14 @@ def continued(plan: Plan, config: RunConfig, lengths: np.ndarray, state: Mapping
 
 def course_of(plan: Plan, lengths: np.ndarray, seed: int) -> Course:
     """What each step of the plan trains."""
-    return Course(lengths, plan.deals, seed=seed, run_samples=plan.run_samples, first_total=plan.total_steps)
+    return Course(
+        lengths,
+        plan.deals,
+        seed=seed,
+        run_samples=plan.run_samples,
+        first_total=plan.total_steps,
+        by_length=plan.by_length,
+    )
 
 
 def _often(total_steps: int) -> int:

@@ -15,16 +15,23 @@ from hantune.evaluate.probes import Style
 
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """At which shares of the steps the questions are asked, if the budget allows it."""
-THINNER = (SHARES, (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0), (0.0, 0.1, 0.5, 1.0), (0.0, 1.0))
+THINNER = (
+    SHARES,
+    (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0),
+    (0.0, 0.1, 0.3, 0.6, 1.0),
+    (0.0, 0.3, 1.0),  # at 0.3 bad signs are judged for the first time
+    (0.0, 1.0),
+)
 LEAST_TOKENS, USUAL_TOKENS, MOST_TOKENS = 16, 48, 256
 JUDGED_COVER = 0.75
 """Endings are judged where so many of the learned replies would have room to end."""
 
 CPU_STEP, CPU_THREADS = 24, 4
-"""One decoding step on a CPU costs as much as training so many tokens (measured: 14 to 26 with one thread for 3 to 110
-million parameters), and more where many threads make training faster but hardly the reading of the weights."""
+"""One decoding step on a CPU costs as much as training so many tokens, and one more for each answer. Measured with 8
+answers and 3 to 110 million parameters: 15 to 26 on a quiet machine, 30 to 35 on a busy one. Many threads make training
+faster, but hardly the reading of the weights that a step is."""
 CUDA_LAYER_SECONDS = 1.2e-3
-"""One decoding step on a card: launching kernels, layer by layer."""
+"""One decoding step on a card: launching kernels, layer by layer (an estimate, not measured)."""
 
 
 @dataclass(frozen=True, kw_only=True)

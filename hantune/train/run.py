@@ -24,11 +24,11 @@ from hantune.errors import RunError, TrainError
 from hantune.log import EventLog, JsonLines, console
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
-from hantune.train.floor import Floor, measured_floor
 from hantune.train.loop import Loop
 from hantune.train.meter import Meter
 from hantune.train.outcome import TrainResult, finished_result, probe_seconds, result_of, say_end
 from hantune.train.parallel import make_accelerator
+from hantune.train.precision import Precision
 from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
 from hantune.train.setup import (
@@ -211,7 +211,7 @@ def _perform(
             answers=answers,
             trainer_log=trainer_log,
             evaluate=watch,
-            meter=Meter(_floor(config, material, model, ready), ready.device),
+            meter=Meter(ready.floor, ready.device),
             ask=Prober(ready.probes, ready.plan, material, model, run, events, answers, trackers),
             report=trackers.log,
             log_every=config.log.every_steps,
@@ -221,11 +221,11 @@ def _perform(
             loop.train()
         except TrainError as error:
             events.write("stop", step=loop.step, **error.as_dict())
-            _keep_good(loop, config, run, material, model)
+            _keep_good(loop, config, run, material, model, ready.precision)
             raise
         kept = _take_best(loop, run, watch) if config.train.final == "best" else loop.step
         loop.stepper.ema.take()
-        _write_output(config, run, material, model)
+        _write_output(config, run, material, model, ready.precision)
         events.write(
             "end",
             step=loop.step,
@@ -237,13 +237,6 @@ def _perform(
     result = result_of(run, config, time.monotonic() - start)
     say_end(run, result)
     return result
-
-
-def _floor(config: RunConfig, material: Material, model: nn.Module, ready: Ready) -> Floor | None:
-    """What the model must multiply and what this machine can, at the size of the run's micro-batches."""
-    rows = config.train.batch_size * float(material.train.lengths.mean())
-    rows = max(64, round(min(rows, config.train.batch_tokens or rows)))
-    return measured_floor(model, ready.device, ready.precision.compute, rows=rows)
 
 
 def _restore(
@@ -275,22 +268,27 @@ def _take_best(loop: Loop, run: RunFolder, watch: Watch) -> int:
     return best.step
 
 
-def _keep_good(loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> None:
+def _keep_good(
+    loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> None:
     """Write what the last good checkpoint of a run that failed has learned: the hours before are not lost."""
     good = checkpoints.checkpoint_at(run, loop.good_step)
     if good is not None:
         loop.restore_weights(good)
         loop.stepper.ema.take()
-        output = _write_output(config, run, material, model)
+        output = _write_output(config, run, material, model, precision)
         console.say(f"第 {good.step} 步的结果写在 {output}, 可以先用它")
 
 
-def _write_output(config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> Path:
+def _write_output(
+    config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> Path:
     """``adapter/`` or ``model/``, with tokenizer and template inside."""
     from hantune.models.adapter import save_adapter
+    from hantune.models.quantize import quantization_of
     from hantune.models.save import save_model
 
-    info = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
+    info: dict[str, Any] = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
     shared: dict[str, Any] = {
         "base": config.model.path,
         "tokenizer": material.tokenizer,
@@ -298,6 +296,8 @@ def _write_output(config: RunConfig, run: RunFolder, material: Material, model: 
         "info": info,
     }
     if config.adapter.kind == "lora":
+        if quantization := quantization_of(config.model.load, precision.weights):
+            info["quantization"] = quantization.as_dict()
         save_adapter(model, run.adapter, **shared)
         return run.adapter
     save_model(model, run.model, **shared)

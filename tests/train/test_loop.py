@@ -157,14 +157,16 @@ def weights(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("other", [{"batch_size": 1, "accumulation_steps": 8}, {"batching": "packed", "batch_size": 8}])
+@pytest.mark.parametrize("batching", ["sorted", "packed"])
+@pytest.mark.parametrize("other", [{"batch_size": 1, "accumulation_steps": 8}, {"batch_size": 8, "batch_tokens": 60}])
 def test_a_step_of_eight_is_the_same_however_it_is_cut(
-    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any, other: dict[str, Any]
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any, batching: str, other: dict[str, Any]
 ) -> None:
     results = []
     for number, settings in enumerate(({"batch_size": 8}, other)):
         model = tiny_llama(sp_tokenizer)
-        loop, _ = make_loop(tmp_path / str(number), model, max_steps=2, learning_rate=1e-3, **settings)
+        settings = {"batching": batching, "learning_rate": 1e-3, **settings}
+        loop, _ = make_loop(tmp_path / str(number), model, max_steps=2, **settings)
         loop.train()
         events = read_events(tmp_path / str(number) / "events.jsonl", "step")
         results.append((weights(model), [event["loss"] for event in events]))

@@ -271,7 +271,7 @@ def test_threads_and_precision_are_those_the_run_began_with(
 ) -> None:
     settings = {"train__precision": "auto", "train__threads": None, "train__max_steps": 1}
     with monkeypatch.context() as bf16_machine:
-        bf16_machine.setattr(precision_module, "_automatic", lambda *machine: ("bf16", "试验"))
+        bf16_machine.setattr(precision_module, "automatic", lambda *machine: ("bf16", "试验"))
         bf16_machine.setattr(ready_module, "DEFAULT_THREADS", 1)
         run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run", **settings)).run
     plan = json.loads(run.plan.read_bytes())
