@@ -26,6 +26,7 @@ class TrainResult:
     steps: int
     loss_before: float | None
     loss_after: float | None
+    kept_step: int
     best_step: int | None
     tokens_per_second: float
     seconds: float
@@ -40,6 +41,7 @@ class TrainResult:
             "steps": self.steps,
             "loss_before": self.loss_before,
             "loss_after": self.loss_after,
+            "kept_step": self.kept_step,
             "best_step": self.best_step,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "seconds": round(self.seconds, 1),
@@ -86,6 +88,7 @@ def result_of(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
         steps=end["step"],
         loss_before=losses.get(0),
         loss_after=losses.get(end["kept"]),
+        kept_step=end["kept"],
         best_step=None if best is None else best.step,
         tokens_per_second=end["tokens_per_second"],
         seconds=seconds,
