@@ -56,7 +56,7 @@ def _cost(result: Any) -> list[str]:
         speed += f", 其中要学的 {figures['supervised_per_second']:.0f}"
     if "matmul_share" in figures:
         speed += f"; 用到这台机器算力的 {figures['matmul_share']:.0%}"
-    times = {"训练": "step_seconds", "评测": "eval_seconds", "保存": "save_seconds"}
+    times = {"训练": "step_seconds", "评测": "eval_seconds", "试答": "probe_seconds", "保存": "save_seconds"}
     spent = [f"{word} {duration(figures[name])}" for word, name in times.items() if name in figures]
     held = [
         f"{word} {figures[name] / 2**30:.1f} GB"

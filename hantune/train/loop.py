@@ -219,6 +219,7 @@ class Loop:
             share=self._feed.course.samples_before(self.step) / plan.run_samples,
             evals=plan.times_left(self.step, plan.eval_every),
             saves=plan.times_left(self.step, plan.save_every),
+            probes=sum(step > self.step for step in plan.probes.steps),
         )
 
     def _evaluate_and_save(self) -> None:
@@ -241,12 +242,13 @@ class Loop:
         if not is_measured and not is_asked:
             return False
         improved = False
-        heartbeat = self._heartbeat.on("evaluate", f"第 {self.step} 步的评测")
-        with heartbeat, self.meter.apart("eval"), self.stepper.ema.taken():
+        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.stepper.ema.taken():
             if is_measured:
-                improved = self._measure()
+                with self.meter.apart("eval"):
+                    improved = self._measure()
             if is_asked or self.is_done:  # the loss may just have ended the run
-                improved |= self.best.see_score(self.step, self._ask(self.step))
+                with self.meter.apart("probe"):
+                    improved |= self.best.see_score(self.step, self._ask(self.step))
         self.model.train()
         return improved
 

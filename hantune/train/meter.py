@@ -38,7 +38,7 @@ class _Step(NamedTuple):
 class Meter:
     """Tokens, time and memory of a run; sums go over all processes that had a part in it.
 
-    ``seconds``: in steps; ``other``: kind ("eval", "save") -> [seconds, how often], what the steps waited for it.
+    ``seconds``: in steps; ``other``: kind ("eval", "save", "probe") -> [seconds, how often], what the steps waited for.
     """
 
     def __init__(self, floor: Floor | None = None, device: torch.device | None = None, window: int = 20) -> None:
@@ -48,7 +48,7 @@ class Meter:
         self._mark = time.monotonic()
         self.tokens = self.supervised = 0
         self.flop = self.seconds = 0.0
-        self.other: dict[str, list[float]] = {"eval": [0.0, 0], "save": [0.0, 0]}
+        self.other: dict[str, list[float]] = {"eval": [0.0, 0], "save": [0.0, 0], "probe": [0.0, 0]}
         self.peak_bytes = 0
 
     def start(self) -> None:
@@ -70,7 +70,7 @@ class Meter:
 
     @contextlib.contextmanager
     def apart(self, kind: str) -> Iterator[None]:
-        """Time that is no step's: of an "eval" or a "save"."""
+        """Time that is no step's: of an "eval", a "save" or a "probe"."""
         start = time.monotonic()
         try:
             yield
@@ -116,12 +116,13 @@ class Meter:
         """Seconds of steps, evaluations and saves."""
         return self.seconds + sum(seconds for seconds, _ in self.other.values())
 
-    def seconds_left(self, *, share: float, evals: int, saves: int) -> float:
+    def seconds_left(self, *, share: float, evals: int, saves: int, probes: int = 0) -> float:
         """How long the rest takes, as things went so far: ``share`` of the run's samples are trained (0.0 to 1.0)."""
         speed = self.tokens_per_second
         steps = self.tokens * (1 / share - 1) / speed if share and speed else 0.0
-        waits = zip((evals, saves), self.other.values(), strict=True)
-        return max(0.0, steps) + sum(count * seconds / max(1, times) for count, (seconds, times) in waits)
+        waits = {"eval": evals, "save": saves, "probe": probes}.items()
+        each = {kind: seconds / max(1, times) for kind, (seconds, times) in self.other.items()}
+        return max(0.0, steps) + sum(count * each[kind] for kind, count in waits)
 
     def now(self) -> dict[str, Any]:
         """The figures of a step's event."""
@@ -141,6 +142,7 @@ class Meter:
             "seconds": round(self.seconds, 2),
             "eval_seconds": round(self.other["eval"][0], 2),
             "save_seconds": round(self.other["save"][0], 2),
+            "probe_seconds": round(self.other["probe"][0], 2),
             "tokens": self.tokens,
             "supervised": self.supervised,
             "tokens_per_second": round(self.tokens / seconds, 1),

@@ -50,7 +50,8 @@ from hantune.train.trainer_log import TrainerLog
 from hantune.train.watch import Watch
 
 FIGURES = (
-    "eval_seconds", "save_seconds", "supervised_per_second", "matmul_share", "memory_peak", "cuda_memory_peak",
+    "eval_seconds", "save_seconds", "probe_seconds", "supervised_per_second", "matmul_share", "memory_peak",
+    "cuda_memory_peak",
 )  # fmt: skip
 """What the end of a run tells beside its speed: see ``Meter.overall``."""
 
@@ -271,7 +272,6 @@ def _perform(
             step=loop.step,
             kept=kept,
             reason="early-stop" if loop.step < ready.plan.total_steps else "done",
-            probe_seconds=_probe_seconds(run),
             **loop.meter.overall(),
         )
     result = _result(run, config, time.monotonic() - start)
@@ -283,15 +283,7 @@ def _say_end(run: RunFolder, result: TrainResult) -> None:
     end = read_events(run.events, "end")[-1]
     if end["reason"] == "early-stop":
         console.say(f"提前停止: 验证损失不再下降, 停在第 {result.steps} 步")
-    if end["probe_seconds"]:
-        share = end["probe_seconds"] / max(end["seconds"], 1e-9)
-        console.say(f"试答用了 {duration(end['probe_seconds'])}, 是训练时间的 {share:.1%}")
     console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {result.output}")
-
-
-def _probe_seconds(run: RunFolder) -> float:
-    """What asking took, in all parts of the run together."""
-    return round(sum(float(event["seconds"]) for event in read_events(run.events, "probe_metrics")), 2)
 
 
 def _restore(

@@ -66,7 +66,13 @@ def test_the_rest_is_steps_evaluations_and_saves(clock: list[float]) -> None:
     play(meter, clock)
     with meter.apart("save"):
         clock[0] += 1
+    with meter.apart("probe"):
+        clock[0] += 7
     assert meter.seconds_left(share=0.25, evals=2, saves=3) == 3 * 2 + 2 * 10 + 3 * 1
+    resumed = Meter()
+    resumed.restore(json.loads(json.dumps(meter.state(), sort_keys=True)))
+    play(resumed, clock)
+    assert resumed.seconds_left(share=1.0, evals=2, saves=0, probes=3) == 2 * 10 + 3 * 7
     assert meter.seconds_left(share=1.0, evals=0, saves=0) == 0
 
 
