@@ -13,13 +13,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """``floor``: the matrix rate its floor is taken from. ``is_default``: the tool as it comes."""
+    """``floor``: whose matrix rate its floor is. ``is_default``: the tool as it comes. ``model``: the base's folder."""
 
     tool: str
     floor: str
     what: str
     settings: dict[str, Any] = field(default_factory=dict)
     is_default: bool = False
+    model: str = "model"
 
 
 def _off(**settings: Any) -> dict[str, Any]:
@@ -33,12 +34,18 @@ ROWS: dict[str, Row] = {
     "trl-float32": Row("trl", "float32", "float32, padded 8", _off(precision="float32"), is_default=True),
     "trl-float32-packed": Row("trl", "float32", "float32, bfd packing", _off(precision="float32", layout="packed")),
     "trl-packed": Row("trl", "bf16", "bf16 autocast, bfd packing", _off(precision="autocast", layout="packed")),
+    "trl-packed-1": Row(
+        "trl", "bf16", "bf16 autocast, bfd packing, row by row", _off(precision="autocast", layout="packed", rows=1)
+    ),
     "trl-flat": Row("trl", "bf16", "bf16 autocast, padding-free 8", _off(precision="autocast", layout="flat")),
     "trl-flat-16": Row(
         "trl", "bf16", "bf16 autocast, padding-free 16", _off(precision="autocast", layout="flat", batch=16)
     ),
     "trl-sorted": Row("trl", "bf16", "bf16 autocast, by length 8", _off(precision="autocast", layout="sorted")),
     "trl-bf16-packed": Row("trl", "bf16", "bf16 weights, bfd packing", _off(precision="bf16", layout="packed")),
+    "trl-bf16-packed-1": Row(
+        "trl", "bf16", "bf16 weights, bfd packing, row by row", _off(precision="bf16", layout="packed", rows=1)
+    ),
     "trl-bf16-flat": Row("trl", "bf16", "bf16 weights, padding-free 8", _off(precision="bf16", layout="flat")),
     "lf-default": Row("llamafactory", "float32", "defaults (float32, checkpointing), padded 8", is_default=True),
     "lf-float32": Row("llamafactory", "float32", "float32, padded 8", _off(precision="float32"), is_default=True),
@@ -48,6 +55,10 @@ ROWS: dict[str, Row] = {
     "lf-bf16": Row("llamafactory", "bf16", "bf16, padded 8", _off(precision="bf16")),
     "lf-bf16-sorted": Row("llamafactory", "bf16", "bf16, by length 8", _off(precision="bf16", layout="sorted")),
     "lf-bf16-neat": Row("llamafactory", "bf16", "bf16, neat_packing", _off(precision="bf16", layout="packed")),
+    "lf-bf16-base-neat": Row(
+        "llamafactory", "bf16", "bf16, neat_packing, base stored in bf16", _off(precision="bf16", layout="packed"),
+        model="model-bf16",
+    ),
     "lf-bf16-leaky": Row(
         "llamafactory", "bf16", "bf16, packing (documents see each other)",
         _off(precision="bf16", layout="packed", leaks=True),
@@ -56,8 +67,8 @@ ROWS: dict[str, Row] = {
 
 SETS = {
     "standard": [
-        "hantune-bf16", "trl-packed", "lf-bf16-neat", "hantune-float32", "trl-default", "trl-float32", "lf-default",
-        "lf-float32",
+        "hantune-bf16", "trl-packed", "lf-bf16-neat", "lf-bf16-base-neat", "hantune-float32", "trl-default",
+        "trl-float32", "lf-default", "lf-float32",
     ],
     "hantune": ["hantune-float32", "hantune-bf16"],
     "peers": [name for name, row in ROWS.items() if row.tool != "hantune"],

@@ -69,7 +69,7 @@ def task_of(name: str, part: str, steps: int, places: Places, given: argparse.Na
     row = ROWS[name]
     work = places.work / facts["name"]
     return {
-        "model": str(work / "model"),
+        "model": str(work / row.model),
         "data": str(work / part),
         "settings": {**row.settings, "set": given.set} if row.tool == "hantune" else row.settings,
         "steps": steps,

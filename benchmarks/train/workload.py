@@ -2,7 +2,7 @@
 
     python workload.py OUT --name lccc|alpaca --data SHARED_DATA [--dialogues 2000] [--preset 110m] [--seed 0]
 
-    OUT/model                        a random Llama of the preset's shape with the real Llama 2 tokenizer
+    OUT/model OUT/model-bf16         a random Llama of the preset's shape with the real Llama 2 tokenizer; rounded
     OUT/train OUT/check              the conversations, and the first of them alone:
         messages.json                {"messages": [{"role", "content"}]}: what every tool reads
         tokens.json                  {"ids", "mask"} of each as hantune trains it: what every tool's tokens are held to
@@ -128,9 +128,11 @@ def build(given: argparse.Namespace) -> dict[str, Any]:
 
     out, model = given.out, given.out / "model"
     out.mkdir(parents=True, exist_ok=True)
-    if not model.exists():
-        init_model(model, preset=given.preset, tokenizer=given.data / "tokenizers" / "llama2", seed=given.seed)
-        name_padding(model / "tokenizer_config.json")
+    for folder, dtype in ((model, "float32"), (out / "model-bf16", "bfloat16")):
+        if not folder.exists():
+            tokenizer = given.data / "tokenizers" / "llama2"
+            init_model(folder, preset=given.preset, tokenizer=tokenizer, seed=given.seed, dtype=dtype)
+            name_padding(folder / "tokenizer_config.json")
     encoder = Encoder(load_tokenizer(model))
     records = raw_records(given.name, given.data, given.dialogues + given.held_out, given.seed)
     kept = conversations(records, encoder, LAYOUTS[given.name]["max_tokens"])

@@ -57,7 +57,7 @@ def _cost(result: Any) -> list[str]:
     if "matmul_share" in figures:
         speed += f"; 用到这台机器算力的 {figures['matmul_share']:.0%}"
     times = {"训练": "step_seconds", "评测": "eval_seconds", "试答": "probe_seconds", "保存": "save_seconds"}
-    spent = [f"{word} {duration(figures[name])}" for word, name in times.items() if name in figures]
+    spent = [f"{word} {duration(figures[name])}" for word, name in times.items() if figures.get(name, 0) >= 0.5]
     held = [
         f"{word} {figures[name] / 2**30:.1f} GB"
         for word, name in (("内存", "memory_peak"), ("显存", "cuda_memory_peak"))

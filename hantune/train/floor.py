@@ -49,6 +49,20 @@ class Work:
         return self.token * tokens + self.label * supervised + self.pair * squares
 
 
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """What a step must multiply, and how many FLOP a second the machine was measured to multiply."""
+
+    work: Work
+    rate: float
+
+
+def measured_floor(model: nn.Module, device: torch.device, dtype: torch.dtype, *, rows: int) -> Floor | None:
+    """The floor under a run with micro-batches of ``rows`` tokens; None where the model's work is not known."""
+    work = work_of(model)
+    return None if work is None else Floor(work=work, rate=matmul_rate(device, dtype, rows=rows, shape=work.shape))
+
+
 def work_of(model: nn.Module) -> Work | None:
     """What a model must multiply, with what is learned of it now; None where its matrices are not all known."""
     bare = bare_model(model)

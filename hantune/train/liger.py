@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from types import MethodType
 from typing import Any
@@ -42,7 +42,7 @@ class Kernels:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""
-        return asdict(self)
+        return {"names": list(self.names), "reason": self.reason}
 
 
 def use_liger(model: nn.Module, device: torch.device) -> Kernels:

@@ -214,13 +214,8 @@ class Loop:
         )
 
     def _seconds_left(self) -> float:
-        plan = self.plan
-        return self.meter.seconds_left(
-            share=self._feed.course.samples_before(self.step) / plan.run_samples,
-            evals=plan.times_left(self.step, plan.eval_every),
-            saves=plan.times_left(self.step, plan.save_every),
-            probes=sum(step > self.step for step in plan.probes.steps),
-        )
+        share = self._feed.course.samples_before(self.step) / self.plan.run_samples
+        return self.meter.seconds_left(share, self.plan.still_to_come(self.step))
 
     def _evaluate_and_save(self) -> None:
         improved = self._evaluate_now()
@@ -242,22 +237,25 @@ class Loop:
         if not is_measured and not is_asked:
             return False
         improved = False
-        with self._heartbeat.on("evaluate", f"第 {self.step} 步的评测"), self.stepper.ema.taken():
+        heartbeat = self._heartbeat.on("evaluate", f"第 {self.step} 步的评测")
+        with heartbeat, self.stepper.ema.taken():
             if is_measured:
-                with self.meter.apart("eval"):
-                    improved = self._measure()
+                improved = self.best.see_loss(self.step, self._measure())
             if is_asked or self.is_done:  # the loss may just have ended the run
                 with self.meter.apart("probe"):
-                    improved |= self.best.see_score(self.step, self._ask(self.step))
+                    score = self._ask(self.step)
+                improved |= self.best.see_score(self.step, score)
         self.model.train()
         return improved
 
-    def _measure(self) -> bool:
-        """The held-out loss; whether it is the best so far."""
-        loss = self._evaluate(self.step)
+    def _measure(self) -> float | None:
+        with self.meter.apart("eval"):
+            loss = self._evaluate(self.step)
         if loss is not None:
             self._write_trainer_log(eval_loss=loss)
-        return self.best.see_loss(self.step, loss)
+        if loss is not None and self.step == 0:
+            self.guards.expect(loss)
+        return loss
 
     def save(self, *, wait: bool = False) -> None:
         """A checkpoint of this step boundary, unless it is already there; ``wait``: until it is on disk."""
@@ -288,7 +286,7 @@ class Loop:
             "guards": self.guards.state(),
             "most_positions": self.room.most,
             "good_step": self.good_step,
-            **{name: self.plan.as_dict()[name] for name in ("deals", "run_samples")},
+            **{name: self.plan.as_dict()[name] for name in ("deals", "run_samples", "by_length")},
             "meter": self.meter.state(),
             "offsets": {name: log.offset() for name, log in self._logs.items()},
             "scaler": None if scaler is None else scaler.state_dict(),

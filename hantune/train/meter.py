@@ -7,25 +7,16 @@ import copy
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
-from hantune.train.floor import Work
+from hantune.train.floor import Floor
 from hantune.train.memory import process_memory
 from hantune.train.step import StepResult
 
 KEPT = ("tokens", "supervised", "flop", "seconds", "other")
 """What a checkpoint holds of a meter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Floor:
-    """What a step must multiply, and how many FLOP a second the machine was measured to multiply."""
-
-    work: Work
-    rate: float
 
 
 class _Step(NamedTuple):
@@ -38,7 +29,7 @@ class _Step(NamedTuple):
 class Meter:
     """Tokens, time and memory of a run; sums go over all processes that had a part in it.
 
-    ``seconds``: in steps; ``other``: kind ("eval", "save", "probe") -> [seconds, how often], what the steps waited for.
+    ``seconds``: in steps; ``other``: kind ("eval", "probe", "save") -> [seconds, how often] that the steps waited.
     """
 
     def __init__(self, floor: Floor | None = None, device: torch.device | None = None, window: int = 20) -> None:
@@ -48,7 +39,7 @@ class Meter:
         self._mark = time.monotonic()
         self.tokens = self.supervised = 0
         self.flop = self.seconds = 0.0
-        self.other: dict[str, list[float]] = {"eval": [0.0, 0], "save": [0.0, 0], "probe": [0.0, 0]}
+        self.other: dict[str, list[float]] = {"eval": [0.0, 0], "probe": [0.0, 0], "save": [0.0, 0]}
         self.peak_bytes = 0
 
     def start(self) -> None:
@@ -70,7 +61,7 @@ class Meter:
 
     @contextlib.contextmanager
     def apart(self, kind: str) -> Iterator[None]:
-        """Time that is no step's: of an "eval", a "save" or a "probe"."""
+        """Time that is no step's: of an "eval", a "probe" or a "save"."""
         start = time.monotonic()
         try:
             yield
@@ -116,13 +107,15 @@ class Meter:
         """Seconds of steps, evaluations and saves."""
         return self.seconds + sum(seconds for seconds, _ in self.other.values())
 
-    def seconds_left(self, *, share: float, evals: int, saves: int, probes: int = 0) -> float:
-        """How long the rest takes, as things went so far: ``share`` of the run's samples are trained (0.0 to 1.0)."""
+    def seconds_left(self, share: float, still_to_come: Mapping[str, int]) -> float:
+        """How long the rest takes, as things went so far.
+
+        ``share`` of the run's samples are trained (0.0 to 1.0); ``still_to_come``: how many of each kind of ``other``.
+        """
         speed = self.tokens_per_second
         steps = self.tokens * (1 / share - 1) / speed if share and speed else 0.0
-        waits = {"eval": evals, "save": saves, "probe": probes}.items()
-        each = {kind: seconds / max(1, times) for kind, (seconds, times) in self.other.items()}
-        return max(0.0, steps) + sum(count * each[kind] for kind, count in waits)
+        means = {kind: seconds / max(1, times) for kind, (seconds, times) in self.other.items()}
+        return max(0.0, steps) + sum(count * means[kind] for kind, count in still_to_come.items())
 
     def now(self) -> dict[str, Any]:
         """The figures of a step's event."""
@@ -141,8 +134,8 @@ class Meter:
         return {
             "seconds": round(self.seconds, 2),
             "eval_seconds": round(self.other["eval"][0], 2),
-            "save_seconds": round(self.other["save"][0], 2),
             "probe_seconds": round(self.other["probe"][0], 2),
+            "save_seconds": round(self.other["save"][0], 2),
             "tokens": self.tokens,
             "supervised": self.supervised,
             "tokens_per_second": round(self.tokens / seconds, 1),

@@ -36,10 +36,19 @@ class Plan:
     layout_reason: str
     run_samples: int
     deals: tuple[Deal, ...]
+    by_length: bool
     probes: ProbePlan = ProbePlan()
 
-    def times_left(self, step: int, every: int) -> int:
-        """How often something that is done every so many steps and at the end is still to come after ``step``."""
+    def still_to_come(self, step: int) -> dict[str, int]:
+        """How many evaluations, rounds of questions and saves come after ``step``."""
+        return {
+            "eval": self._times_left(step, self.eval_every),
+            "probe": sum(asked > step for asked in self.probes.steps),
+            "save": self._times_left(step, self.save_every),
+        }
+
+    def _times_left(self, step: int, every: int) -> int:
+        """How often something that is done every so many steps and at the end is still to be done."""
         return math.ceil(self.total_steps / every) - step // every if step < self.total_steps else 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,6 +82,7 @@ def make_plan(
         layout_reason=reason,
         run_samples=epochs * num_samples + min(steps * samples_per_step, num_samples),
         deals=(Deal(0, samples_per_step),),
+        by_length=layout == "sorted",
     )
 
 
@@ -81,7 +91,7 @@ def continued(plan: Plan, config: RunConfig, lengths: np.ndarray, state: Mapping
     if state is None:
         return plan
     deals = dealt_from((Deal(*deal) for deal in state["deals"]), state["step"], plan.samples_per_step)
-    plan = replace(plan, deals=deals, run_samples=state["run_samples"])
+    plan = replace(plan, deals=deals, run_samples=state["run_samples"], by_length=state["by_length"])
     total = course_of(plan, lengths, config.train.seed).total_steps
     return replace(
         plan,
@@ -100,7 +110,7 @@ def course_of(plan: Plan, lengths: np.ndarray, seed: int) -> Course:
         seed=seed,
         run_samples=plan.run_samples,
         first_total=plan.total_steps,
-        by_length=plan.layout == "sorted",
+        by_length=plan.by_length,
     )
 
 

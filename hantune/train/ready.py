@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +16,10 @@ from hantune.evaluate.probes import Probe
 from hantune.log import console
 from hantune.models.quantize import num_weights
 from hantune.train.compiled import Choice, choose, restore
-from hantune.train.floor import matmul_rate, work_of
+from hantune.train.floor import Floor, measured_floor
 from hantune.train.liger import Kernels, use_liger
-from hantune.train.meter import Floor
 from hantune.train.optim import optimizer_name
-from hantune.train.plan import Plan, make_plan
+from hantune.train.plan import Plan, continued, make_plan
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
@@ -106,8 +106,15 @@ class Ready:
             )
 
 
-def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | None = None) -> Ready:
-    """Load the model and decide the rest; ``recorded``: the ``plan.json`` of a run that goes on, which is kept to.
+def get_ready(
+    config: RunConfig,
+    material: Material,
+    recorded: dict[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Ready:
+    """Load the model and decide the rest.
+
+    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint.
 
     Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
         ``train.nothing-held-out``.
@@ -131,7 +138,7 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
         del model  # before the other one is loaded
         precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
         model, kernels = _make_model(config, material, device, precision, recompute)
-    plan = _plan(config, material, model)
+    plan = continued(_plan(config, material, model), config, material.train.lengths, state)
     probes = questions_of(config, material, model)
     asked = plan_questions(probes, config, material, model, plan, recorded)
     floor = _floor(config, material, model, device, precision)
@@ -155,11 +162,7 @@ def _floor(
     config: RunConfig, material: Material, model: nn.Module, device: torch.device, precision: Precision
 ) -> Floor | None:
     """What the model must multiply and what this machine can, at the size of the run's micro-batches."""
-    work = work_of(model)
-    if work is None:
-        return None
-    rows = _usual_tokens(config, material)
-    return Floor(work=work, rate=matmul_rate(device, precision.compute, rows=rows, shape=work.shape))
+    return measured_floor(model, device, precision.compute, rows=_usual_tokens(config, material))
 
 
 def _usual_tokens(config: RunConfig, material: Material) -> int:

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from torch import nn
 from hantune import __version__
 from hantune.config.schema import RunConfig
 from hantune.errors import RunError, TrainError
-from hantune.log import EventLog, JsonLines, console, duration, read_events
+from hantune.log import EventLog, JsonLines, console
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
 from hantune.train.loop import Loop
 from hantune.train.meter import Meter
+from hantune.train.outcome import TrainResult, finished_result, result_of, say_end
 from hantune.train.parallel import make_accelerator
-from hantune.train.plan import continued
 from hantune.train.precision import Precision
 from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
@@ -48,42 +47,6 @@ from hantune.train.trackers import Trackers
 from hantune.train.trainer_log import FILE as TRAINER_LOG
 from hantune.train.trainer_log import TrainerLog
 from hantune.train.watch import Watch
-
-FIGURES = (
-    "eval_seconds", "save_seconds", "probe_seconds", "supervised_per_second", "matmul_share", "memory_peak",
-    "cuda_memory_peak",
-)  # fmt: skip
-"""What the end of a run tells beside its speed: see ``Meter.overall``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a finished run reached. Losses are mean nats per learned token on held-out data."""
-
-    run: RunFolder
-    output: Path
-    steps: int
-    loss_before: float | None
-    loss_after: float | None
-    best_step: int | None
-    tokens_per_second: float
-    seconds: float
-    figures: dict[str, float]
-    """Of all processes of the run together, where known: FIGURES."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "run": str(self.run.root),
-            "output": str(self.output),
-            "steps": self.steps,
-            "loss_before": self.loss_before,
-            "loss_after": self.loss_after,
-            "best_step": self.best_step,
-            "tokens_per_second": round(self.tokens_per_second, 1),
-            "seconds": round(self.seconds, 1),
-            **self.figures,
-        }
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -126,7 +89,7 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
     with run.lock():
         recorded = json.loads(run.plan.read_bytes())
         changes = changed_settings(config, recorded["fingerprints"], run)
-        if finished := _finished(run, config):
+        if finished := finished_result(run, config):
             console.say(f"这次运行已经结束 (练了 {finished.steps} 步), 没有要接着练的")
             return finished
         material = open_material(config, run)
@@ -135,14 +98,10 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
             checkpoint = checkpoints.newest_checkpoint(run)
             if "train.threads" in changes:
                 recorded["threads"] = config.train.threads or DEFAULT_THREADS
-            ready = get_ready(config, material, recorded)
-            state = None if checkpoint is None else checkpoint.state
-            plan = continued(ready.plan, config, material.train.lengths, state)
-            ready = replace(ready, plan=plan)
+            ready = get_ready(config, material, recorded, None if checkpoint is None else checkpoint.state)
             _tell_changes(changes, run, recorded, ready)
-            if changes:
-                write_file(run.config, dump_config(config, comments=True))
-                write_json(run.plan, _plan(material, ready, config))
+            write_json(run.plan, _plan(material, ready, config))
+            write_file(run.config, dump_config(config, comments=True))
             return _perform(config, run, material, ready, checkpoint)
 
 
@@ -274,16 +233,9 @@ def _perform(
             reason="early-stop" if loop.step < ready.plan.total_steps else "done",
             **loop.meter.overall(),
         )
-    result = _result(run, config, time.monotonic() - start)
-    _say_end(run, result)
+    result = result_of(run, config, time.monotonic() - start)
+    say_end(run, result)
     return result
-
-
-def _say_end(run: RunFolder, result: TrainResult) -> None:
-    end = read_events(run.events, "end")[-1]
-    if end["reason"] == "early-stop":
-        console.say(f"提前停止: 验证损失不再下降, 停在第 {result.steps} 步")
-    console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {result.output}")
 
 
 def _restore(
@@ -349,33 +301,3 @@ def _write_output(
         return run.adapter
     save_model(model, run.model, **shared)
     return run.model
-
-
-def _finished(run: RunFolder, config: RunConfig) -> TrainResult | None:
-    """The result of a run that came to its end and still has its adapter or model."""
-    events = read_events(run.events)
-    if events and events[-1]["event"] == "end" and _output(run, config).is_dir():
-        return _result(run, config, 0.0)
-    return None
-
-
-def _output(run: RunFolder, config: RunConfig) -> Path:
-    return run.adapter if config.adapter.kind == "lora" else run.model
-
-
-def _result(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
-    """What the event log of a finished run says."""
-    end = read_events(run.events, "end")[-1]
-    losses = {event["step"]: event["loss"] for event in read_events(run.events, "eval")}
-    best = checkpoints.best_checkpoint(run)
-    return TrainResult(
-        run=run,
-        output=_output(run, config),
-        steps=end["step"],
-        loss_before=losses.get(0),
-        loss_after=losses.get(end["kept"]),
-        best_step=None if best is None else best.step,
-        tokens_per_second=end["tokens_per_second"],
-        seconds=seconds,
-        figures={"step_seconds": end["seconds"], **{name: end[name] for name in FIGURES if name in end}},
-    )

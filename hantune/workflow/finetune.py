@@ -15,7 +15,7 @@ from hantune.paths import RunFolder, free_run_folder, write_json
 
 if TYPE_CHECKING:
     from hantune.data.types import Conversation
-    from hantune.train.run import TrainResult
+    from hantune.train.outcome import TrainResult
 
 EVALUATED_DIALOGUES = 16
 """Held-out dialogues answered before and after: enough to see the change, few enough for a CPU."""

@@ -29,7 +29,8 @@ def plan_of(count: int, samples_per_step: int, **train: object) -> tuple[RunConf
 
 def state_of(plan: Plan, step: int) -> dict[str, object]:
     """What a checkpoint says of it, as it comes back from JSON."""
-    return {"step": step, "deals": [list(deal) for deal in plan.deals], "run_samples": plan.run_samples}
+    deals = [list(deal) for deal in plan.deals]
+    return {"step": step, "deals": deals, "run_samples": plan.run_samples, "by_length": plan.by_length}
 
 
 def played(data: st.DataObject, count: int, epochs: float, limit: int | None) -> tuple[Plan, Course, list[list[int]]]:

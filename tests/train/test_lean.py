@@ -103,14 +103,14 @@ def test_the_states_come_back_bit_for_bit(tmp_path: Path) -> None:
     section = TrainSection(optimizer="adamw8bit", learning_rate=1e-2)
     optimizer = make_optimizer(named(learned), section)
     steps(optimizer, learned, 3)
-    saved = checkpoints.optimizer_tensors(optimizer, {id(p): str(i) for i, p in enumerate(learned)})
+    saved, values = checkpoints.optimizer_state(optimizer, {id(p): str(i) for i, p in enumerate(learned)})
     save_file(saved, tmp_path / "o.safetensors")
     again = make_optimizer(named(fresh), section)
     with torch.no_grad():
         for one, other in zip(learned, fresh, strict=True):
             other.copy_(one)
     found = load_file(tmp_path / "o.safetensors")
-    checkpoints.restore_optimizer(again, named(fresh), found)
+    checkpoints.restore_optimizer(again, named(fresh), found, values)
     assert again.state[fresh[0]]["step"] == 3
     assert isinstance(again.state[fresh[0]]["step"], int)
     for which, group in ((optimizer, learned), (again, fresh)):
@@ -131,7 +131,7 @@ def test_paged_states_are_made_as_pages_and_filled() -> None:
     used, unused = parameters(2, 2)
     optimizer = Paged([used, unused], lr=1.0)
     checkpoints.restore_optimizer(
-        optimizer, {"a": used, "b": unused}, {"a|state1": torch.ones(2, 8), "a|step:int": torch.tensor(7)}
+        optimizer, {"a": used, "b": unused}, {"a|state1": torch.ones(2, 8)}, {"a|step": 7}
     )
     assert type(optimizer.state[used]["state1"]) is Page
     assert bool((optimizer.state[used]["state1"] == 1).all())

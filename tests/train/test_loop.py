@@ -25,9 +25,9 @@ from hantune.log import EventLog, read_events
 from hantune.models.loss import supervised_nats
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
-from hantune.train.floor import Work
+from hantune.train.floor import Floor, Work
 from hantune.train.loop import Loop
-from hantune.train.meter import Floor, Meter
+from hantune.train.meter import Meter
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import continued, make_plan
 from hantune.train.precision import choose_precision

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hantune.train.floor import Work
-from hantune.train.meter import Floor, Meter, note
+from hantune.train.floor import Floor, Work
+from hantune.train.meter import Meter, note
 from hantune.train.step import StepResult
 
 FLOOR = Floor(work=Work(token=4.0, label=2.0, pair=1.0, shape=(2, 2)), rate=1000.0)
@@ -60,20 +60,14 @@ def test_the_speed_shown_is_of_the_last_steps(clock: list[float]) -> None:
 
 def test_the_rest_is_steps_evaluations_and_saves(clock: list[float]) -> None:
     meter = Meter()
-    assert meter.seconds_left(share=0.0, evals=3, saves=3) == 0, "nothing is known"
+    assert meter.seconds_left(0.0, {"eval": 3, "save": 3}) == 0, "nothing is known"
     with meter.apart("eval"):
         clock[0] += 10
     play(meter, clock)
     with meter.apart("save"):
         clock[0] += 1
-    with meter.apart("probe"):
-        clock[0] += 7
-    assert meter.seconds_left(share=0.25, evals=2, saves=3) == 3 * 2 + 2 * 10 + 3 * 1
-    resumed = Meter()
-    resumed.restore(json.loads(json.dumps(meter.state(), sort_keys=True)))
-    play(resumed, clock)
-    assert resumed.seconds_left(share=1.0, evals=2, saves=0, probes=3) == 2 * 10 + 3 * 7
-    assert meter.seconds_left(share=1.0, evals=0, saves=0) == 0
+    assert meter.seconds_left(0.25, {"eval": 2, "probe": 9, "save": 3}) == 3 * 2 + 2 * 10 + 3 * 1
+    assert meter.seconds_left(1.0, {"eval": 0, "probe": 0, "save": 0}) == 0
 
 
 def test_a_resumed_meter_goes_on(clock: list[float]) -> None:

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from meter import Meter, agreement, read_task
-from trainer import Clock, watch
-
-sys.modules["torchaudio"] = types.ModuleType("torchaudio")  # it is imported even for text (environments.py)
 
 
 def arguments(task: dict[str, Any]) -> dict[str, Any]:
@@ -82,9 +79,13 @@ def documents(dataset: Any) -> Any:
 def main() -> None:
     task = read_task()
     import torch
+    from trainer import Clock, watch
+    from transformers import AutoTokenizer
+
+    # It is imported even for text (environments.py); after transformers, which would take it for the real one.
+    sys.modules["torchaudio"] = types.ModuleType("torchaudio")
     from llamafactory.train import tuner
     from llamafactory.train.sft import workflow
-    from transformers import AutoTokenizer
 
     torch.set_num_threads(task["threads"])
     register_template()

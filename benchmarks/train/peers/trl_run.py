@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from meter import Meter, agreement, read_task
-from trainer import Clock, watch
 
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
@@ -26,14 +25,15 @@ def settings(task: dict[str, Any]) -> dict[str, Any]:
     """The SFTConfig of a row; what a row leaves out stays TRL's default."""
     row = task["settings"]
     packed = row.get("layout") == "packed"
-    batch = task["rows_per_step"] if packed else min(row.get("batch", 8), task["dialogues_per_step"])
+    per_step = task["rows_per_step"] if packed else task["dialogues_per_step"]
+    batch = min(row.get("rows", per_step) if packed else row.get("batch", 8), per_step)
     found = {
         "output_dir": task["scratch"],
         "assistant_only_loss": True,
         "use_cpu": True,
         "max_length": task["row_tokens"] if packed else task["max_tokens"],
         "per_device_train_batch_size": batch,
-        "gradient_accumulation_steps": 1 if packed else task["dialogues_per_step"] // batch,
+        "gradient_accumulation_steps": per_step // batch,
         "learning_rate": task["learning_rate"],
         "lr_scheduler_type": task["schedule"],
         "max_steps": task["steps"],
@@ -73,6 +73,7 @@ def main() -> None:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
+    from trainer import Clock, watch
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
