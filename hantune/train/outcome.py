@@ -12,7 +12,8 @@ from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 
 FIGURES = (
-    "eval_seconds", "save_seconds", "supervised_per_second", "matmul_share", "memory_peak", "cuda_memory_peak",
+    "eval_seconds", "probe_seconds", "save_seconds", "supervised_per_second", "matmul_share", "memory_peak",
+    "cuda_memory_peak",
 )  # fmt: skip
 """What the end of a run tells beside its speed: see ``Meter.overall``."""
 
@@ -50,19 +51,11 @@ class TrainResult:
 
 
 def say_end(run: RunFolder, result: TrainResult) -> None:
-    """The end of a run in a line or three."""
+    """The end of a run in a line or two."""
     end = read_events(run.events, "end")[-1]
     if end["reason"] == "early-stop":
         console.say(f"提前停止: 验证损失不再下降, 停在第 {result.steps} 步")
-    if end["probe_seconds"]:
-        share = end["probe_seconds"] / max(end["seconds"], 1e-9)
-        console.say(f"试答用了 {duration(end['probe_seconds'])}, 是训练时间的 {share:.1%}")
     console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {result.output}")
-
-
-def probe_seconds(run: RunFolder) -> float:
-    """What asking took, in all parts of the run together."""
-    return round(sum(float(event["seconds"]) for event in read_events(run.events, "probe_metrics")), 2)
 
 
 def finished_result(run: RunFolder, config: RunConfig) -> TrainResult | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hantune.evaluate.probes import Style
@@ -64,12 +64,13 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePlan:
-    """``steps`` at which the questions are asked, the most tokens of an answer, and the expected share of the work.
+    """``steps`` (``shares`` of the run) at which is asked, the most tokens of an answer, the expected share of work.
 
     ``judges_stops``: whether most learned replies would end within ``max_tokens``.
     """
 
     steps: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
     max_tokens: int = 0
     share: float = 0.0
     judges_stops: bool = False
@@ -77,12 +78,16 @@ class ProbePlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""
-        return {**asdict(self), "steps": list(self.steps)}
+        return {**asdict(self), "steps": list(self.steps), "shares": list(self.shares)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ProbePlan:
         """The inverse of ``as_dict``."""
-        return ProbePlan(**{**values, "steps": tuple(values["steps"])})
+        return ProbePlan(**{**values, "steps": tuple(values["steps"]), "shares": tuple(values["shares"])})
+
+    def over(self, total_steps: int) -> ProbePlan:
+        """The same plan for a run whose number of steps is another by now."""
+        return replace(self, steps=probe_steps(total_steps, self.shares)) if self.shares else self
 
 
 def probe_steps(total_steps: int, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
@@ -117,6 +122,7 @@ def _plan(work: Workload, style: Style, shares: Sequence[float], tokens: int) ->
     steps = probe_steps(work.total_steps, shares)
     return ProbePlan(
         steps=steps,
+        shares=tuple(shares),
         max_tokens=tokens,
         share=round(len(steps) * work.cost(tokens) / max(1, work.trained_tokens), 4),
         judges_stops=style.covered(tokens) >= JUDGED_COVER,

@@ -26,7 +26,7 @@ from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_
 from hantune.train import checkpoint as checkpoints
 from hantune.train.loop import Loop
 from hantune.train.meter import Meter
-from hantune.train.outcome import TrainResult, finished_result, probe_seconds, result_of, say_end
+from hantune.train.outcome import TrainResult, finished_result, result_of, say_end
 from hantune.train.parallel import make_accelerator
 from hantune.train.precision import Precision
 from hantune.train.probe import Prober
@@ -231,7 +231,6 @@ def _perform(
             step=loop.step,
             kept=kept,
             reason="early-stop" if loop.step < ready.plan.total_steps else "done",
-            probe_seconds=probe_seconds(run),
             **loop.meter.overall(),
         )
     result = result_of(run, config, time.monotonic() - start)
