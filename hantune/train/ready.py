@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hantune.config.schema import RunConfig
 from hantune.log import console
-from hantune.models.quantize import num_weights
+from hantune.models.quantize import library, num_weights
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
 from hantune.train.plan import Plan, make_plan
@@ -81,6 +81,15 @@ class Ready:
         if self.recompute.is_on:
             console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
+
+
+def require_libraries(config: RunConfig) -> None:
+    """Nothing, if what the run will need is installed: better said before minutes of preparing data.
+
+    Raises: MachineError ``machine.no-bitsandbytes``.
+    """
+    if config.model.load != "full" or config.train.optimizer.removeprefix("paged_") != "adamw":
+        library("bitsandbytes")
 
 
 def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | None = None) -> Ready:
