@@ -61,7 +61,7 @@ def _gain(result: Any) -> list[str]:
     if result.loss_before is not None and result.loss_after is not None:
         lines.append(f"验证损失  {result.loss_before:.3f} -> {result.loss_after:.3f}  (没见过的对话上, 越低越好)")
     if result.best_step is not None and result.best_step != result.kept_step:
-        lines.append(f"最好的是  第 {result.best_step} 步, 取的是第 {result.kept_step} 步; 想取最好的: train.final=best")
+        lines.append(f"最好的是  第 {result.best_step} 步, 取的是第 {result.kept_step} 步; 要最好的: train.final=best")
     return lines
 
 

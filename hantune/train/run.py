@@ -30,7 +30,7 @@ from hantune.train.outcome import TrainResult, finished_result, result_of, say_e
 from hantune.train.parallel import make_accelerator
 from hantune.train.precision import Precision
 from hantune.train.probe import Prober
-from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
+from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready, require_libraries
 from hantune.train.setup import (
     Changes,
     Material,
@@ -57,6 +57,7 @@ def train(config: RunConfig) -> TrainResult:
     from hantune.config.io import require_complete
 
     require_complete(config)
+    require_libraries(config)
     config = _with_absolute_paths(config)
     run = free_run_folder(Path(config.train.output_dir or time.strftime("runs/%Y%m%d-%H%M%S")).expanduser())
     is_new = not run.root.exists()
@@ -110,6 +111,7 @@ def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
     from hantune.config.io import require_complete
 
     require_complete(config)
+    require_libraries(config)
     run = RunFolder(scratch)
     material = open_material(config, run)
     return {**get_ready(config, material).as_dict(material), "check": material.check.as_dict()}
