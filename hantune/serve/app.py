@@ -77,7 +77,7 @@ def build(served: Served, settings: Settings) -> FastAPI:
         host=settings.host,
         cors=settings.cors,
         body_bytes=settings.body_bytes,
-        is_closing=lambda: scheduler.is_closing,
+        is_closing=lambda: served.is_closing,
         wait_seconds=served.wait_seconds,
     )
     if settings.cors:
@@ -100,8 +100,13 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """404, 405 and unreadable bodies, which the frameworks below report."""
     found = cast(HTTPException, error)
-    message = {404: "没有这个地址", 405: "这个地址不收这种请求"}.get(found.status_code, str(found.detail))
-    return ApiError(found.status_code, message, code="not_found", headers=found.headers).response()
+    words = {
+        400: ("请求的内容读不出来", "invalid_json"),
+        404: ("没有这个地址", "not_found"),
+        405: ("这个地址不收这种请求", "method_not_allowed"),
+    }
+    message, code = words.get(found.status_code, (str(found.detail), None))
+    return ApiError(found.status_code, message, code=code, headers=found.headers).response()
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -110,7 +115,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _describe(app: FastAPI, *, has_keys: bool) -> None:
-    """``/openapi.json`` as this server behaves: wrong requests are 400 (not FastAPI's 422), keys where there are any."""
+    """``/openapi.json`` as this server behaves: 400, not FastAPI's 422, and keys where there are any."""
     plain_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:

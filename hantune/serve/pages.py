@@ -28,7 +28,7 @@ def chat_page() -> HTMLResponse:
 @functools.cache
 def _read() -> tuple[str, str]:
     """(page, policy)."""
-    page = files("hantune.serve").joinpath("page", "chat.html").read_text(encoding="utf-8")
+    page = files("hantune.serve").joinpath("page").joinpath("chat.html").read_text(encoding="utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     policy = f"default-src 'none'; connect-src 'self'; script-src {_hash(script)}; style-src {_hash(style)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
@@ -15,8 +16,8 @@ from hantune.serve.served import Served
 from hantune.serve.wire import Json
 
 router = APIRouter()
-HTML = {200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
-ALIVE = {200: {"model": Health}, 503: {"model": Health}}
+HTML: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
+ALIVE: dict[int | str, dict[str, Any]] = {200: {"model": Health}, 503: {"model": Health}}
 
 
 @router.get("/v1/models", summary="The models there are", responses={200: {"model": ModelList}}, response_model=None)
@@ -57,18 +58,17 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
 @router.get("/health/ready", summary="Whether it takes requests", responses=ALIVE, response_model=None)
 async def ready(request: Request) -> Response:
     """503 while it stops, or when its scheduler died."""
-    scheduler = request.app.state.served.scheduler
-    if not scheduler.stats().is_alive and not scheduler.is_closing:
+    served: Served = request.app.state.served
+    if served.is_dead:
         return Json({"status": "dead"}, 503)
-    return Json({"status": "closing"}, 503) if scheduler.is_closing else Json({"status": "ok"})
+    return Json({"status": "closing"}, 503) if served.is_closing else Json({"status": "ok"})
 
 
 @router.get("/health/live", summary="Whether it should be started anew", responses=ALIVE, response_model=None)
 async def live(request: Request) -> Response:
     """503 only when its scheduler died."""
-    scheduler = request.app.state.served.scheduler
-    is_alive = scheduler.stats().is_alive or scheduler.is_closing
-    return Json({"status": "ok"}) if is_alive else Json({"status": "dead"}, 503)
+    served: Served = request.app.state.served
+    return Json({"status": "dead"}, 503) if served.is_dead else Json({"status": "ok"})
 
 
 @router.get(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hantune.errors import ConfigError
 from hantune.infer.engine import Engine
 from hantune.infer.scheduler import Request, Scheduler, Stream
 from hantune.models.hub import is_hub_id
@@ -26,10 +27,17 @@ class Served:
     scheduler: Scheduler
     models: dict[str, str | None]
     created: int = field(default_factory=lambda: int(time.time()))
+    is_closing: bool = False
+    """Whether it was told to stop."""
 
     @property
     def main(self) -> str:
         return next(iter(self.models))
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the scheduler ended although nobody told it to."""
+        return not self.is_closing and not self.scheduler.stats().is_alive
 
     @property
     def base(self) -> str:
@@ -83,20 +91,25 @@ class Served:
 
 
 def names(model: str, engine: Engine) -> dict[str, str | None]:
-    """The names under which ``model``, as it was given on the command line, its base and its adapters are offered."""
-    base = _public_name(engine.name)
-    own = _public_name(model)
-    found: dict[str, str | None] = {}
-    if engine.adapter is not None:
-        found[own] = engine.adapters[0]
-        base = f"{base}-base" if base in (own, *engine.adapters[1:]) else base
-    else:
-        base = own
-    rest = engine.adapters[1:] if engine.adapter is not None else engine.adapters
-    return found | {base: None} | {name: name for name in rest}
+    """The names under which ``model``, as it was given on the command line, its base and its adapters are offered.
+
+    Raises: ConfigError ``infer.adapter-name`` where an adapter would have the name of the model.
+    """
+    own = public_name(model)
+    others = engine.adapters if engine.adapter is None else engine.adapters[1:]
+    if own in others:
+        raise ConfigError(
+            "infer.adapter-name", f"适配器不能叫 {own!r}: 这是 MODEL 的名字", place="--adapter", hint="换一个名字"
+        )
+    rest: dict[str, str | None] = {name: name for name in others}
+    if engine.adapter is None:
+        return {own: None} | rest
+    base = public_name(engine.name)
+    base = f"{base}-base" if base == own or base in others else base
+    return {own: engine.adapters[0]} | {base: None} | rest
 
 
-def _public_name(path: str) -> str:
+def public_name(path: str) -> str:
     """The name of a model for others to see: a hub's id, or the last part of a path (the run's, inside a run)."""
     if is_hub_id(path):
         return path

@@ -1,4 +1,4 @@
-"""The outermost layer: every request gets an id, a line in the log, and an answer in OpenAI's shape whatever happens."""
+"""The outermost layer: every request gets an id, a line in the log, and an answer in OpenAI's shape whatever comes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Watch:
     A line holds no text of a user or a model, no key, and no query string (somebody may have put a key there).
     """
 
-    def __init__(self, app: ASGIApp, *, answered: Counter[tuple[str, int]], write: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, answered: Counter[tuple[str, int]], write: Callable[[str], None] | None
+    ) -> None:
         self._app = app
         self._answered = answered
         self._write = write
