@@ -26,8 +26,8 @@ from hantune.serve.watch import Watch
 REFUSALS = {
     400: "The request is wrong.", 401: "No key, or a wrong one.", 403: "Host or origin is not allowed.",
     404: "There is no such model.", 408: "The body came too slowly.", 413: "The body is too large.",
-    415: "The body is not JSON.", 429: "Too many requests; see Retry-After.", 500: "The answer failed.",
-    503: "The server stops, or the answer took too long.",
+    415: "The body is not JSON.", 429: "Too many requests; see Retry-After.", 431: "The headers are too large.",
+    500: "The answer failed.", 503: "The server stops, or the answer took too long.",
 }  # fmt: skip
 SLACK = 16
 """Requests in the house beyond those that are answered or wait: they are being read, refused, or served from memory."""

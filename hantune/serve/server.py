@@ -14,10 +14,10 @@ from fastapi import FastAPI
 
 from hantune.errors import ConfigError, MachineError
 from hantune.log import console
+from hantune.serve.door import HEADER_BYTES
 from hantune.serve.protocol import Protocol
 from hantune.serve.served import Served
 
-HEADER_BYTES = 32 << 10
 KEEP_ALIVE_SECONDS = 15
 LAST_SECONDS = 5
 """For readers to take the last bytes, after the answers ended."""
@@ -107,10 +107,9 @@ class Server(uvicorn.Server):
         self._closing = asyncio.create_task(asyncio.to_thread(self._served.scheduler.close, seconds))
 
 
-def run(app: FastAPI, served: Served, listening: socket.socket, *, drain_seconds: float) -> int | None:
-    """Serve until a signal; returns its number, or None where the scheduler died."""
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it would say stands in our log, or is noise
-    config = uvicorn.Config(
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """uvicorn's settings: our protocol and log, no web sockets, no trust in headers that proxies add."""
+    return uvicorn.Config(
         app,
         http=Protocol,
         ws="none",
@@ -123,7 +122,15 @@ def run(app: FastAPI, served: Served, listening: socket.socket, *, drain_seconds
         timeout_graceful_shutdown=LAST_SECONDS,
         h11_max_incomplete_event_size=HEADER_BYTES,
     )
-    server = Server(config, served, drain_seconds)
+
+
+def run(app: FastAPI, served: Served, listening: socket.socket, *, drain_seconds: float) -> int | None:
+    """Serve until a signal; returns its number, or None where the scheduler died.
+
+    Raises: MachineError ``serve.port-in-use``.
+    """
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it would say stands in our log, or is noise
+    server = Server(configuration(app), served, drain_seconds)
     try:
         server.run(sockets=[listening])
     except OSError as error:  # another server that began to listen while the model was loaded
