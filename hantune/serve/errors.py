@@ -92,9 +92,8 @@ def as_api_error(error: BaseException) -> ApiError:
 
 
 def invalid(errors: Sequence[Any]) -> ApiError:
-    """The 400 for what pydantic found: the fault that lies deepest, so that a union names the branch that was meant."""
-    # Of a union's branches that fail at the same depth, the one that had the right type meant it.
-    worst = max(errors, key=lambda error: (len(error["loc"]), not error["type"].endswith("_type")))
+    """The 400 for what pydantic found. Of a union's branches, the one of the right type, or that fails deepest, was meant."""
+    worst = max(errors, key=lambda error: (not error["type"].endswith("_type"), len(error["loc"])))
     # Names of union branches (`list[TextPart]`, `str`) stand among the keys; they are no part of the request.
     keys = [key for key in worst["loc"][1:] if isinstance(key, int) or (str(key).isidentifier() and key != "str")]
     param = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".") or None
