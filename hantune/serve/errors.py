@@ -92,7 +92,7 @@ def as_api_error(error: BaseException) -> ApiError:
 
 
 def invalid(errors: Sequence[Any]) -> ApiError:
-    """The 400 for what pydantic found. Of a union's branches, the one of the right type, or that fails deepest, was meant."""
+    """The 400 for what pydantic found: of a union's branches the one of the right type, or that fails deepest."""
     worst = max(errors, key=lambda error: (not error["type"].endswith("_type"), len(error["loc"])))
     # Names of union branches (`list[TextPart]`, `str`) stand among the keys; they are no part of the request.
     keys = [key for key in worst["loc"][1:] if isinstance(key, int) or (str(key).isidentifier() and key != "str")]

@@ -36,8 +36,8 @@ def _read() -> tuple[str, str]:
     page = files("hantune.serve").joinpath("page").joinpath("chat.html").read_text(encoding="utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
-    policy = f"default-src 'none'; connect-src 'self'; img-src data:; script-src {_hash(script)}; style-src {_hash(style)}"
-    return page, policy
+    own = f"script-src {_hash(script)}; style-src {_hash(style)}"
+    return page, f"default-src 'none'; connect-src 'self'; img-src data:; {own}"
 
 
 def interface_page(schema: dict[str, Any]) -> HTMLResponse:

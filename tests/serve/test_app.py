@@ -28,12 +28,15 @@ def test_every_route_but_the_public_ones_wants_the_key(open_client: Callable[...
             if response.status_code == 401 and method != "HEAD":
                 assert set(response.json()["error"]) == SHAPE
                 assert response.headers["www-authenticate"] == "Bearer"
-    assert PUBLIC == {"/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
+    assert {"/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"} == PUBLIC
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("PUT", "/v1/models", 405), ("GET", "/v1/chat/completions", 405), ("GET", "/V1/models", 404)],
+    [
+        ("GET", "/nowhere", 404), ("PUT", "/v1/models", 405), ("GET", "/v1/chat/completions", 405),
+        ("GET", "/V1/models", 404),
+    ],
 )  # fmt: skip
 def test_errors_of_the_framework_have_the_shape_of_all_others(
     client: Any, method: str, path: str, status: int
