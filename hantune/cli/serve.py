@@ -84,8 +84,8 @@ def serve(
 
     例子:  hantune serve runs/demo        hantune serve MODEL --adapter 甲=runs/a --host 0.0.0.0
     """
+    from hantune.serve.address import listen
     from hantune.serve.keys import is_loopback, new_key, require_good_keys
-    from hantune.serve.server import listen
 
     adapters, origins = _adapters(adapter or []), _origins(cors or [])
     own_key = environment().api_key
@@ -108,8 +108,10 @@ def serve(
     settings = Settings(
         host=host, keys=keys, cors=origins, seconds=timeout, per_key=per_key, log=None if console.quiet else console.say
     )  # fmt: skip
-    _introduce(served, host, listening.getsockname()[1], keys, is_new=is_new)
-    ended_by = run(build(served, settings), served, listening, drain_seconds=drain_seconds)
+    ended_by = run(
+        build(served, settings), served, listening, drain_seconds=drain_seconds,
+        announce=lambda: _introduce(served, host, listening.getsockname()[1], keys, is_new=is_new),
+    )  # fmt: skip
     return _ending(served, ended_by)
 
 

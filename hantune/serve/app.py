@@ -70,12 +70,14 @@ def build(served: Served, settings: Settings) -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    _describe(app, has_keys=bool(keys))
     app.add_middleware(
         Door,
         keys=keys,
         places=places,
         host=settings.host,
         cors=settings.cors,
+        takes_body=[path for path, operations in app.openapi()["paths"].items() if "post" in operations],
         body_bytes=settings.body_bytes,
         is_closing=lambda: served.is_closing,
         wait_seconds=served.wait_seconds,
@@ -89,7 +91,6 @@ def build(served: Served, settings: Settings) -> FastAPI:
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(Watch, answered=answered, write=settings.log)
-    _describe(app, has_keys=bool(keys))
     return app
 
 

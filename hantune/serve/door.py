@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import orjson
 from starlette.datastructures import Headers
@@ -27,7 +27,10 @@ DEEPEST = 64
 
 
 class Door:
-    """ASGI middleware. ``wait_seconds``: when a refused request may come again; ``is_closing``: no more are taken."""
+    """ASGI middleware. ``takes_body``: paths that are posted to; ``is_closing``: no more are taken.
+
+    ``wait_seconds``: when a request that found no place may come again.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Door:
         places: Places,
         host: str,
         cors: Sequence[str],
+        takes_body: Collection[str],
         body_bytes: int,
         is_closing: Callable[[], bool],
         wait_seconds: Callable[[], int],
@@ -46,6 +50,7 @@ class Door:
         self._places = places
         self._is_loopback = is_loopback(host)
         self._cors = frozenset(cors)
+        self._takes_body = frozenset(takes_body)
         self._body_bytes = body_bytes
         self._is_closing = is_closing
         self._wait_seconds = wait_seconds
@@ -64,7 +69,7 @@ class Door:
         owner = self._keys.owner(scope["headers"])
         scope["hantune.note"]["key"] = scope["hantune.owner"] = owner
         self._check_origin(scope, headers)
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" or scope["path"] not in self._takes_body:
             await self._app(scope, receive, send)
             return
         if self._is_closing():

@@ -15,9 +15,10 @@ from hantune.data.tokens import Encoder
 from hantune.infer.decode import CachedDecoder
 from hantune.infer.engine import Engine
 from hantune.infer.scheduler import Scheduler
+from hantune.serve.address import listen
 from hantune.serve.app import Settings, build
 from hantune.serve.served import Served
-from hantune.serve.server import Server, configuration, listen
+from hantune.serve.server import Server, configuration
 
 KEY = "sk-the-right-key-0123456789"
 MODELS = {"tiny": None, "pupil": "default"}

@@ -1,19 +1,18 @@
-"""The process: an address of its own, an orderly end."""
+"""The process: its orderly end."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from hantune.errors import ConfigError, MachineError
+from hantune.serve.address import listen
 from hantune.serve.app import Settings, build
-from hantune.serve.server import listen, run
+from hantune.serve.server import run
 from tests.serve.conftest import Live, ask, events, until
 
 CHAT = "/v1/chat/completions"
@@ -30,22 +29,6 @@ def in_thread(live: Live, body: dict[str, Any], into: list[tuple[int, str]]) -> 
     thread = threading.Thread(target=lambda: into.append(post(live, body)))
     thread.start()
     return thread
-
-
-def test_a_port_in_use_is_told_with_another() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(MachineError) as caught:
-            listen("127.0.0.1", port)
-    assert caught.value.code == "serve.port-in-use"
-    assert str(port + 1) in str(caught.value.hint)
-
-
-def test_addresses_that_are_none() -> None:
-    with pytest.raises(ConfigError, match="serve.bad-address"):
-        listen("no such host", 8000)
-    with pytest.raises(MachineError, match="serve.cannot-listen"):
-        listen("192.0.2.1", 8000)  # not an address of this machine
 
 
 @pytest.mark.usefixtures("slow")
@@ -99,4 +82,4 @@ def test_a_scheduler_that_died_ends_the_server(served: Any) -> None:
     """Not a server that answers 503 for ever: whoever started it can start it anew."""
     served.scheduler.close()
     listening = listen("127.0.0.1", 0)
-    assert run(build(served, Settings()), served, listening, drain_seconds=0) is None
+    assert run(build(served, Settings()), served, listening, drain_seconds=0, announce=list) is None
