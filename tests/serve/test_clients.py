@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,13 +157,16 @@ def test_curl(live: Live) -> None:
 
 
 @pytest.mark.slow
-def test_a_fuzz_of_the_description(own: Callable[..., Live]) -> None:
+def test_a_fuzz_of_the_description(
+    own: Callable[..., Live], engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the description allows or forbids: no 5xx, no answer that it does not name."""
     import subprocess
     import sys
 
     pytest.importorskip("schemathesis")
     live = own(keys=[KEY], max_batch=16, max_queue=64)
+    monkeypatch.setattr(engine, "limit", 64)  # short answers
     for name in ("ChatRequest", "CompletionRequest"):  # so that half of the guesses get beyond the 404
         live.app.openapi()["components"]["schemas"][name]["properties"]["model"] = {"enum": ["tiny", "nobody"]}
     checks = (
@@ -172,6 +176,6 @@ def test_a_fuzz_of_the_description(own: Callable[..., Live]) -> None:
     words = [sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json", "--checks", checks]
     words += ["-H", f"Authorization: Bearer {KEY}", "--max-examples", "20", "--seed", "1"]
     words += ["--phases", "examples,coverage,fuzzing"]
-    done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=280, check=False)
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=280, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert live.served.scheduler.stats().is_alive
