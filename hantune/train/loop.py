@@ -24,6 +24,7 @@ from hantune.train.best import Best
 from hantune.train.feed import Feed
 from hantune.train.guards import Guards
 from hantune.train.heartbeat import Heartbeat
+from hantune.train.memory import steady_heap
 from hantune.train.meter import Meter, note
 from hantune.train.optim import learning_rate_at
 from hantune.train.plan import Plan
@@ -127,6 +128,7 @@ class Loop:
         self.model.train()
         total = self.plan.total_steps
         with (
+            steady_heap(),
             StopRequest() as stop,
             self._saver,
             self._heartbeat,

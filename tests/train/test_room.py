@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train import room as room_module
 from hantune.train.loop import Loop
+from hantune.train.memory import steady_heap
 from hantune.train.trial import Cost
 from tests.train.test_loop import Chats, make_loop, weights
 
@@ -48,6 +49,12 @@ class Memory:
 
     def remove(self) -> None:
         self._hook.remove()
+
+
+@pytest.fixture(autouse=True)
+def _inside_a_run() -> Iterator[None]:
+    with steady_heap():
+        yield
 
 
 @pytest.fixture
