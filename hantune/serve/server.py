@@ -17,7 +17,8 @@ from hantune.serve.door import HEADER_BYTES
 from hantune.serve.protocol import Protocol
 from hantune.serve.served import Served
 
-KEEP_ALIVE_SECONDS = 15
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the minute after which proxies in front usually drop an idle connection: they should be the first."""
 LAST_SECONDS = 5
 """For readers to take the last bytes, after the answers ended."""
 
