@@ -171,7 +171,7 @@ def test_a_fuzz_of_the_description(
         live.app.openapi()["components"]["schemas"][name]["properties"]["model"] = {"enum": ["tiny", "nobody"]}
     checks = (
         "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
-        "response_headers_conformance,unsupported_method,ignored_auth"
+        "response_headers_conformance,unsupported_method,ignored_auth,negative_data_rejection"
     )
     words = [sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json", "--checks", checks]
     words += ["-H", f"Authorization: Bearer {KEY}", "--max-examples", "20", "--seed", "1"]
