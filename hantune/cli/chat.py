@@ -41,7 +41,8 @@ def chat(
 
     例子:  hantune chat runs/demo        echo 你好 | hantune chat runs/demo
     """
-    from hantune.infer.chat import ChatSession, answer_dialogues, read_dialogues
+    from hantune.infer.chat import ChatSession
+    from hantune.infer.dialogues import answer_dialogues, read_dialogues
     from hantune.infer.engine import open_engine
     from hantune.infer.sample import SamplingParams
 
