@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app, write_out
+from hantune.env import type_in_utf8
 from hantune.errors import ConfigError, RunError
 from hantune.paths import latest_run
 
@@ -122,7 +123,8 @@ def _entry(messages: list[Any], done: Any) -> dict[str, Any]:
 
 
 def _read(prompt: str) -> str:
-    """A line from the terminal, with line editing where Python has it."""
+    """A line from the terminal, with line editing where Python has it; torn characters become U+FFFD."""
+    type_in_utf8()
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  # importing it is what turns editing on
-    return input(prompt)
+    return input(prompt).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

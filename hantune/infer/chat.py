@@ -255,7 +255,7 @@ class ChatSession:
         who = "底座" if last.is_base else "模型"
         self._tell(f"以上是发给{who}的原文: {last.prompt_tokens} 个词元, 模板 {self.engine.template.name}")
         self._tell("停止符  " + "  ".join(map(repr, [*last.rendered.stops, *last.params.stops])))
-        self._tell("参数    " + "  ".join(f"{name}={value}" for name, value in _settings(last.params).items()))
+        self._tell("参数    " + "  ".join(_in_force(last.params)))
         self._tell(f"停下    {_reason(last.end)}")
 
     def _params(self, rest: str) -> None:
@@ -305,6 +305,12 @@ def _settings(params: SamplingParams) -> dict[str, str]:
     """What ``/params`` shows, by the names that it takes."""
     values = {name: getattr(params, field) for name, (field, _, _) in SETTINGS.items()}
     return {name: "none" if value is None else str(value) for name, value in values.items()}
+
+
+def _in_force(params: SamplingParams) -> list[str]:
+    """The settings that matter: length and temperature, and what is not at its default."""
+    usual, always = _settings(SamplingParams()), ("max_new_tokens", "temperature")
+    return [f"{name}={value}" for name, value in _settings(params).items() if name in always or value != usual[name]]
 
 
 def _table(rows: Mapping[str, str]) -> str:

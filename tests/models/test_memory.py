@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hantune.train.memory import free_host_memory, free_memory, measured_peak
+from hantune.models.memory import free_host_memory, free_memory, measured_peak
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
