@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,25 @@ class Environment:
     home: Path
     offline: bool
     hf_endpoint: str | None
+    api_key: str | None
 
 
 def environment() -> Environment:
-    """The present one: ``NO_COLOR``, ``TERM``, ``CI``, ``HANTUNE_HOME``, ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``."""
+    """The present one: ``NO_COLOR``, ``TERM``, ``CI``, ``HANTUNE_HOME``, ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``,
+    ``HANTUNE_API_KEY``."""
     return Environment(
         no_color=bool(os.environ.get("NO_COLOR")),
         dumb_terminal=os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI")),
         home=Path(os.environ.get("HANTUNE_HOME") or Path.home() / ".cache" / "hantune"),
         offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
         hf_endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None,
+        api_key=os.environ.get("HANTUNE_API_KEY") or None,
     )
+
+
+def with_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """The present variables and ``variables``, for a program that is to be started."""
+    return os.environ | dict(variables)
 
 
 def set_library_defaults() -> None:
