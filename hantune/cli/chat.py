@@ -36,6 +36,9 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一次回答最多多少个词元")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 = 每次都选最可能的; 越大越多变")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="只从累计概率达到它的词元里选")] = 1.0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="出现过的词元变难选; 1 = 不惩罚")
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="随机种子; 不写 = 每次不同")] = None,
 ) -> Answer:
     """和模型聊天: 底座, 分词器和模板自动找到. 从管道送来一个问题时, 标准输出只有回答.
@@ -47,7 +50,13 @@ def chat(
     from hantune.infer.engine import open_engine
     from hantune.infer.sample import SamplingParams
 
-    params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    params = SamplingParams(
+        max_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
     dialogues = None if prompt_file is None else read_dialogues(prompt_file)
     question = None if dialogues is not None or sys.stdin.isatty() else _piped_question()
     engine = open_engine(model or _latest(), adapter=adapter, base=base, load=load)
