@@ -53,13 +53,16 @@ class OpenAILines:
         seen: set[str] = set()
         for place in expand(str(path)):
             for row in read_rows(inspect(place)):
-                name = row.value["custom_id"] if isinstance(row, Row) and is_request(row.value) else None
-                if isinstance(name, str) and name in seen:
+                if not isinstance(row, Row) or not is_request(row.value):
+                    yield row
+                    continue
+                name = str(row.value["custom_id"])
+                if name in seen:
                     detail = f"custom_id {name!r} 前面已经用过"
                     yield Reject(source=row.source, reason="duplicate_custom_id", detail=detail, record=row.value)
-                    continue
-                seen |= {name} if isinstance(name, str) else set()
-                yield row
+                else:
+                    yield row
+                seen.add(name)
 
     def lanes(self, engine: Engine, record: Row | Reject, params: SamplingParams) -> Sequence[Lane]:
         """One answer for each of the ``n`` choices; what a line leaves open is as ``params`` say."""
