@@ -133,12 +133,11 @@ class Engine:
         decoder = self.decoder(self.prefixes, self._adapters.active)
         with evaluating(self.model):
             decoder.add([lane])
-            while True:
+            while lane.finish_reason is None:
+                decoder.step()
                 if text := lane.news():
                     yield text
-                if lane.finish_reason is not None:
-                    return lane.completion()
-                decoder.step()
+            return lane.completion()
 
     def answer(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """The whole answer."""
@@ -200,10 +199,9 @@ class Engine:
                 if joining:
                     running |= joining
                     decoder.add(list(joining.values()))
-                elif running:
-                    decoder.step()
-                else:
+                if not running:
                     return
+                decoder.step()
                 for number in [number for number, lane in running.items() if lane.finish_reason is not None]:
                     yield number, running.pop(number).completion()
 
