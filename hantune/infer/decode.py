@@ -23,11 +23,10 @@ from hantune.infer.prefix import Prefix, PrefixStore
 from hantune.infer.sample import log_probabilities, next_tokens
 from hantune.models.call import model_inputs, takes
 
-MOST_READ = {"cpu": 512, "cuda": 2048}
+MOST_READ = {"cpu": 256, "cuda": 2048}
 """Tokens of prompts that are read between two steps: what a newcomer costs those who are answered already.
 
-A device does as many multiplications in the time it takes to load the weights for one step, so more would hold the
-others up and fewer would waste the loading.
+More would hold the others up longer; fewer would cost the newcomer more, as each part looks back at all before it.
 """
 SPARE = 32
 """Prompts are read together when padding adds no more tokens than this: a call of its own costs about as many."""

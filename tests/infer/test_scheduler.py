@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
-import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -299,7 +299,7 @@ def test_a_stop_string_never_shows_however_tokens_cut_it(
     assert done.finish_reason == "stop"
 
 
-@pytest.mark.parametrize("count", [250, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(2500, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_requests(lora: Engine, make: Callable[..., Scheduler], count: int) -> None:
     """Tensors alive and Python's own blocks, after a warm-up and after many requests of every kind."""
     lora.prefixes = PrefixStore(2**18)
@@ -315,20 +315,16 @@ def test_memory_does_not_grow_with_requests(lora: Engine, make: Callable[..., Sc
 
     def held() -> tuple[int, int, int]:
         gc.collect()
-        tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
-        return len(tensors), sum(tensor.nbytes for tensor in tensors), tracemalloc.get_traced_memory()[0]
+        tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+        return len(tensors), sum(tensor.nbytes for tensor in tensors), sys.getallocatedblocks()
 
-    tracemalloc.start()
-    try:
-        for number in range(100):
-            ask(number)
-        before = held()
-        for number in range(count):
-            ask(number)
-        after = held()
-    finally:
-        tracemalloc.stop()
+    for number in range(40):
+        ask(number)
+    before = held()
+    for number in range(count):
+        ask(number)
+    after = held()
     assert scheduler.stats().finished.get("error", 0) == 0
     assert after[0] <= before[0] + 8
     assert after[1] <= 1.03 * before[1]
-    assert after[2] <= 1.03 * before[2] + 50_000
+    assert after[2] <= 1.01 * before[2]
