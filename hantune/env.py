@@ -60,6 +60,15 @@ def set_library_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
+def type_in_utf8() -> None:
+    """Let readline edit whole characters where the locale is C or POSIX, in which it would delete single bytes."""
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        if os.environ.get(name):
+            if os.environ[name] in ("C", "POSIX"):
+                os.environ[name] = "C.UTF-8"
+            return
+
+
 def others_are_running(loadavg: Path = Path("/proc/loadavg")) -> bool:
     """Whether another program computes now, as far as Linux tells: at each of five moments, 2 ms apart."""
     for _ in range(5):

@@ -18,13 +18,13 @@ from hantune.config.schema import TrainSection
 from hantune.data.batch import Samples
 from hantune.errors import Interrupted
 from hantune.log import EventLog, JsonLines, Progress, console
+from hantune.models.memory import steady_heap
 from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
 from hantune.train.best import Best
 from hantune.train.feed import Feed
 from hantune.train.guards import Guards
 from hantune.train.heartbeat import Heartbeat
-from hantune.train.memory import steady_heap
 from hantune.train.meter import Meter, note
 from hantune.train.optim import learning_rate_at
 from hantune.train.plan import Plan

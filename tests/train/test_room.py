@@ -15,11 +15,11 @@ from torch import Tensor
 
 from hantune.errors import Interrupted, TrainError, is_out_of_memory
 from hantune.log import read_events
+from hantune.models.memory import steady_heap
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train import room as room_module
 from hantune.train.loop import Loop
-from hantune.train.memory import steady_heap
 from hantune.train.trial import Cost
 from tests.train.test_loop import Chats, make_loop, weights
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hantune.train.memory import free_host_memory, free_memory, measured_peak, steady_heap
+from hantune.models.memory import free_host_memory, free_memory, measured_peak, steady_heap
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
