@@ -7,6 +7,7 @@ A Linux host kills a process that takes more than there is, without an exception
 from __future__ import annotations
 
 import contextlib
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,14 @@ def measured_peak(device: torch.device) -> Iterator[Peak]:
     peak = Peak(_status("VmRSS"))
     yield peak
     peak.bytes = _status("VmHWM")
+
+
+def held_memory() -> int | None:
+    """Bytes of the machine's memory that this process holds now; None where the system does not tell."""
+    try:
+        return int((ROOT / "proc/self/statm").read_bytes().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError):
+        return None
 
 
 def free_memory(device: torch.device) -> int | None:

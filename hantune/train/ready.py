@@ -75,10 +75,7 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
 
 def _make_model(config: RunConfig, material: Material, device: torch.device, precision: Precision) -> nn.Module:
     from hantune.models import attention
-    from hantune.models.adapter import attach_lora
-    from hantune.models.call import bare_model, checkpoint_activations
     from hantune.models.load import load_model, require_rows
-    from hantune.train.lora_kernels import fuse_lora
     from hantune.train.pointwise import fuse_attention, fuse_pointwise
 
     model: nn.Module = load_model(
@@ -87,12 +84,22 @@ def _make_model(config: RunConfig, material: Material, device: torch.device, pre
     if config.train.batching != "sorted":
         attention.use(model, longest=config.data.max_tokens)
     require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
-    if config.adapter.kind == "lora":
-        model = attach_lora(model, config.adapter, seed=config.train.seed)
-        fuse_lora(model)
+    model = set_up(model, config)
     if device.type == "cpu":
         fuse_pointwise(model)
         fuse_attention(model)
+    return model
+
+
+def set_up(model: nn.Module, config: RunConfig) -> nn.Module:
+    """The model with what is learned in it. Looks at no weight, so that a model without any can be set up too."""
+    from hantune.models.adapter import attach_lora
+    from hantune.models.call import bare_model, checkpoint_activations
+    from hantune.train.lora_kernels import fuse_lora
+
+    if config.adapter.kind == "lora":
+        model = attach_lora(model, config.adapter, seed=config.train.seed)
+        fuse_lora(model)
     if config.train.activation_checkpointing:
         checkpoint_activations(bare_model(model))
     return model

@@ -1,0 +1,165 @@
+"""What a run will take of memory and disk, from a rehearsal of its largest step.
+
+On a CPU it is the memory of the process that counts: what Python and its libraries hold, the tensors, and the holes
+that glibc keeps between them (``train/heap``). On a card it is the tensors and what CUDA needs for itself.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hantune.config.schema import RunConfig
+from hantune.data.batch import Batch, evaluation_batches
+from hantune.models.headers import ITEM_BYTES, tensor_places
+from hantune.models.shards import DTYPE_NAMES
+from hantune.train.feed import Feed
+from hantune.train.memory import held_memory
+from hantune.train.plan import Plan
+from hantune.train.precision import Precision
+from hantune.train.rehearsal import Footprint, Rehearsal
+from hantune.train.setup import Material
+from hantune.train.target import Target
+
+MIB = 1 << 20
+PROCESS_BYTES = 560 * MIB
+"""What Python, torch, transformers and PEFT hold, where the system does not tell."""
+LIBRARY_BYTES = 60 * MIB
+"""What is imported and set up only when a model is loaded and the first step runs."""
+KERNEL_BYTES = 100 * MIB
+"""What oneDNN keeps for the shapes of products in bf16 that it has seen (``env.set_library_defaults`` limits it)."""
+HOLES = 0.4
+"""The share of what passes through a step that freed memory takes on top in a long run; ``Heap`` holds it there."""
+FEWEST_HOLES = 0.08
+"""The same when the heap is kept small, at the price of some speed."""
+CONTEXT_BYTES = 700 * MIB
+"""CUDA's context and the workspaces of its libraries."""
+CARD_HOLES = 0.05
+"""What torch's allocator for cards holds on top of the tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes. ``peak``: the most that will be held on the device; ``least``: what the run cannot do without.
+
+    ``process``: held by programs and libraries; ``holes``: between tensors; ``loading``, ``evaluation``: the peaks
+    while the weights are read and while the held-out loss is taken; ``host``: the machine's memory beside a card.
+    """
+
+    tensors: Footprint
+    process: int
+    holes: int
+    loading: int
+    evaluation: int
+    peak: int
+    least: int
+    host: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "tensors": self.tensors.as_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Bytes that a run writes. ``most``: at its fullest; ``output``: what stays of it, the adapter or model."""
+
+    checkpoint: int
+    output: int
+    most: int
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Largest:
+    """The fullest micro-batch: its rows and columns, and the samples in it."""
+
+    rows: int
+    columns: int
+    samples: int
+    longest: int
+
+    @classmethod
+    def of(cls, batch: Batch, lengths: Any) -> Largest:
+        rows, columns = batch.tokens_BT.shape
+        longest = max(int(lengths[index]) for index in batch.indices)
+        return cls(rows=rows, columns=columns, samples=len(batch.indices), longest=longest)
+
+
+def estimate_memory(
+    rehearsal: Rehearsal, feed: Feed, plan: Plan, material: Material, folder: Path, precision: Precision, target: Target
+) -> tuple[Memory, Largest]:
+    """What the run of ``rehearsal`` takes on ``target``, and its fullest micro-batch."""
+    batch = feed.largest()
+    times = 2 if plan.samples_per_step > len(batch.indices) else 1
+    tensors = rehearsal.step(batch, times=times)
+    held_out = next(evaluation_batches(material.val, pad_id=material.encoder.pad_id), None)
+    evaluation = rehearsal.evaluation(held_out) + tensors.optimizer if held_out is not None else 0
+    gc.collect()
+    process = held_memory() or PROCESS_BYTES
+    stored, converted = _weight_bytes(folder, precision)
+    make = _on_cpu if target.device.type == "cpu" else _on_card
+    return make(tensors, process, evaluation, stored, converted, precision), Largest.of(batch, material.train.lengths)
+
+
+def _weight_bytes(folder: Path, precision: Precision) -> tuple[int, int]:
+    """Bytes of the weights in their files, and of those that are read into another type."""
+    wanted = DTYPE_NAMES[precision.weights]
+    specs = [spec for _, spec in tensor_places(folder).values()]
+    converted = sum(
+        spec.num_bytes // ITEM_BYTES[spec.dtype] * ITEM_BYTES[wanted] for spec in specs if spec.dtype != wanted
+    )
+    return sum(spec.num_bytes for spec in specs), converted
+
+
+def _on_cpu(
+    tensors: Footprint, process: int, evaluation: int, stored: int, converted: int, precision: Precision
+) -> Memory:
+    """All of it is memory of the process; files that are mapped count where they are touched."""
+    kernels = KERNEL_BYTES if precision.compute == torch.bfloat16 else 0
+    process += LIBRARY_BYTES + kernels
+    standing = tensors.base + tensors.learned + tensors.optimizer
+    passing = max(tensors.peak, evaluation) - standing
+    loading = process + stored + converted
+    holes = int(passing * HOLES)
+    step = process + max(tensors.peak, evaluation)
+    return Memory(
+        tensors=tensors,
+        process=process,
+        holes=holes,
+        loading=loading,
+        evaluation=process + evaluation,
+        peak=max(loading, step + holes),
+        least=step + int(passing * FEWEST_HOLES),
+        host=max(loading, step + holes),
+    )
+
+
+def _on_card(
+    tensors: Footprint, process: int, evaluation: int, stored: int, converted: int, precision: Precision
+) -> Memory:
+    """Only tensors and CUDA's own needs lie on the card; the weights pass through the machine's memory file by file."""
+    most = max(tensors.peak, evaluation)
+    holes = int(most * CARD_HOLES)
+    return Memory(
+        tensors=tensors,
+        process=CONTEXT_BYTES,
+        holes=holes,
+        loading=CONTEXT_BYTES + tensors.base + tensors.learned,
+        evaluation=CONTEXT_BYTES + evaluation,
+        peak=CONTEXT_BYTES + most + holes,
+        least=CONTEXT_BYTES + most,
+        host=process + LIBRARY_BYTES + stored,
+    )
+
+
+def estimate_disk(config: RunConfig, tensors: Footprint) -> Disk:
+    """Checkpoints (as many as are kept, the best, and one being written) and the result."""
+    checkpoint = tensors.learned + tensors.optimizer
+    output = tensors.learned if config.adapter.kind == "lora" else tensors.learned + tensors.base
+    return Disk(checkpoint=checkpoint, output=output, most=checkpoint * (config.train.keep_checkpoints + 2) + output)
