@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +21,10 @@ from hantune.env import environment
 
 REFRESH_SECONDS = 0.2
 """How often a bar on a terminal is drawn anew."""
+BAR, SHORTEST_BAR = 20, 5
+"""Blocks of a bar, and of one that has to leave room for the rest of its line."""
+COLUMNS = 80
+"""Of a terminal that does not tell its width."""
 LINE_SECONDS = 10.0
 """How often a bar that is not on a terminal prints a line."""
 
@@ -87,11 +93,27 @@ class Console:
             self.stream.write(text.encode(encoding, "replace").decode(encoding, "replace"))
             self.stream.flush()
 
-    def draw(self, text: str) -> None:
-        """Redraw the bar line in place (terminals only)."""
+    def draw(self, bar: Progress) -> None:
+        """Redraw a bar in place (terminals only) on one line: what wraps could not be drawn over."""
+        columns = self._columns() - 1
+        too_long = max(0, self._width(bar.line()) - columns)
+        text = bar.line(max(SHORTEST_BAR, BAR - too_long))
+        while self._width(text) > columns:
+            text = text[:-1]
         with self._lock:
             self._write("\r\x1b[K" + text)
             self._bar_drawn = True
+
+    def _columns(self) -> int:
+        """Of the terminal that stderr is, wherever stdout goes."""
+        with contextlib.suppress(OSError, ValueError):
+            return os.get_terminal_size(self.stream.fileno()).columns or COLUMNS
+        return COLUMNS
+
+    def _width(self, text: str) -> int:
+        """Columns that ``text`` takes; blocks and lines take two on a Chinese console."""
+        wide = "WFA" if (self.stream.encoding or "").lower().startswith("gb") else "WF"
+        return sum(2 if unicodedata.east_asian_width(character) in wide else 1 for character in text)
 
     @contextlib.contextmanager
     def progress(
@@ -117,41 +139,46 @@ class Progress:
         self._total = total
         self._unit = unit
         self._start = time.monotonic()
-        self._shown = self._start
+        self._now = self._shown = self._start
         self._was_shown = False
         self.done = self._first = done
         self.note = ""
+        self.left: float | None = None
 
-    def advance(self, parts: int = 1, note: str | None = None) -> None:
-        """``parts`` more are done; ``note`` stands behind the bar (a loss, a rate)."""
+    def advance(self, parts: int = 1, note: str | None = None, left: float | None = None) -> None:
+        """``parts`` more are done; ``note`` stands behind the bar (a loss, a rate).
+
+        ``left``: seconds to the end, from one who knows better than the parts done so far.
+        """
         self.done += parts
+        self.left = left
         if note is not None:
             self.note = note
-        now = time.monotonic()
+        now = self._now = time.monotonic()
         if self._console.quiet:
             return
         if self._console.is_terminal:
             if now - self._shown >= REFRESH_SECONDS:
                 self._shown = now
                 self._was_shown = True
-                self._console.draw(self.line())
+                self._console.draw(self)
         elif now - self._shown >= LINE_SECONDS:
             self._shown = now
             self._was_shown = True
             self._console.say(self.line())
 
-    def line(self) -> str:
-        """The bar as text: title, share, count, time left, note."""
-        elapsed = time.monotonic() - self._start
+    def line(self, width: int = BAR) -> str:
+        """The bar as text: title, share (in ``width`` blocks), count, time left, note."""
+        elapsed = self._now - self._start
         parts = [self._title]
         if self._total:
             share = min(1.0, self.done / self._total)
-            filled = round(share * 20)
-            parts.append("█" * filled + "─" * (20 - filled))
+            filled = round(share * width)
+            parts.append("█" * filled + "─" * (width - filled))
             parts.append(f"{self.done}/{self._total} {self._unit}")
             if self._first < self.done < self._total:
-                left = elapsed / (self.done - self._first) * (self._total - self.done)
-                parts.append(f"剩 {duration(left)}")
+                even = elapsed / (self.done - self._first) * (self._total - self.done)
+                parts.append(f"剩 {duration(even if self.left is None else self.left)}")
         else:
             parts.append(f"{self.done} {self._unit}")
         if self.note:
@@ -161,7 +188,7 @@ class Progress:
     def close(self) -> None:
         """Leave the last state on the screen if the bar was ever shown."""
         if self._was_shown and self._console.is_terminal:
-            self._console.draw(self.line())
+            self._console.draw(self)
             self._console.say()
 
 
@@ -175,16 +202,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} 小时 {whole % 3600 // 60} 分"
 
 
-class EventLog:
-    """``events.jsonl``: one JSON object a line, flushed at once so that a killed run has told all it did."""
+class JsonLines:
+    """One JSON object a line, flushed at once so that a killed run has told all it did."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._file = path.open("ab")
 
-    def write(self, kind: str, **values: Any) -> None:
-        """Append ``{"event": kind, "time": seconds since 1970, ...}``."""
-        record = {"event": kind, "time": round(time.time(), 3), **values}
+    def append(self, record: Mapping[str, Any]) -> None:
+        """One line more."""
         self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
 
@@ -199,6 +224,14 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+class EventLog(JsonLines):
+    """``events.jsonl``."""
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append ``{"event": kind, "time": seconds since 1970, ...}``."""
+        self.append({"event": kind, "time": round(time.time(), 3), **values})
 
 
 def read_events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:

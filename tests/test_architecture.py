@@ -65,6 +65,7 @@ TESTED_BY: dict[str, str] = {
     "hantune/data/templates/sandbox.py": "tests/data/test_jinja.py",
     "hantune/data/templates/": "tests/data/test_templates.py",
     "hantune/train/ready.py": "tests/train/test_run.py",
+    "hantune/train/outcome.py": "tests/train/test_run.py",
     "hantune/train/step.py": "tests/train/test_loop.py",
 }
 """A module, or a folder of small look-alikes (with ``/``), whose tests stand elsewhere -> where."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hantune.env import environment, set_library_defaults
+from hantune.env import environment, others_are_running, set_library_defaults
 
 NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT")
 
@@ -53,3 +53,12 @@ def test_libraries_are_quiet_unless_the_user_wants_them_loud(monkeypatch: pytest
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0.1 0.2 0.3 1/222 26338", False), ("0.1 0.2 0.3 4/222 9", True), ("", True)]
+)
+def test_others_are_counted_without_this_program(tmp_path: Path, text: str, expected: bool) -> None:
+    (tmp_path / "loadavg").write_text(text, encoding="ascii")
+    assert others_are_running(tmp_path / "loadavg") == expected
+    assert others_are_running(tmp_path / "not-linux")

@@ -59,8 +59,31 @@ def test_a_bar_on_a_terminal_shows_share_and_time_left(monkeypatch: pytest.Monke
         bar.advance(5, note="损失 1.0")
     shown = stream.shown()
     assert "5/10" in shown
-    assert "剩 2 秒" in shown
+    assert "剩 1 秒" in shown
     assert "损失 1.0" in shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk"])
+def test_a_bar_never_takes_more_than_a_line(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    """What wraps is not drawn over: every redraw would leave a line behind."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(log, "REFRESH_SECONDS", 0)
+    stream = Stream(encoding, terminal=True)
+    console = Console(stream)
+    with console.progress("训练", 1000, unit="步") as bar:
+        bar.advance(500)
+        for columns in (200, 80, 50, 10):
+            size = log.os.terminal_size((columns, 24))
+            monkeypatch.setattr(log.os, "get_terminal_size", lambda handle, size=size: size)
+            monkeypatch.setattr(stream, "fileno", lambda: 2)
+            bar.advance(100, note="损失 2.310  12345 词元/秒  算力 57%  内存 12.1 GB", left=3 * 3600 + 240)
+            text = stream.shown().split("\x1b[K")[-1]
+            assert console._width(text) < columns
+            assert text.startswith("训练  █" if columns == 200 else "训")
+            assert ("内存 12.1 GB" in text) == (columns == 200)
+            assert ("算力 57%" in text) == (columns >= (80 if encoding == "utf-8" else 200))
+            assert ("剩 3 小时 4 分" in text) == (columns >= 50), "the time left is told by one who knows it"
 
 
 def test_a_bar_in_a_file_prints_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,9 @@ def batch(
     output: Annotated[Path, typer.Option("--output", help="回答写到这里, 每行一个 JSON, 顺序和输入相同")],
     adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
     base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
-    load: Annotated[str, typer.Option("--load", metavar="BITS", help="省内存: 8bit 或 4bit; full = 原样")] = "full",
+    load: Annotated[
+        str | None, typer.Option("--load", metavar="BITS", help="底座: 8bit 或 4bit 省内存, full 原样; 不写同训练时")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一个回答最多多少个词元")] = 256,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="一起生成几个回答 (不影响结果)")] = 8,
     temperature: Annotated[float, typer.Option("--temperature", help="0 = 每次都选最可能的; 越大越多变")] = 0.0,

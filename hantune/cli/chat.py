@@ -27,7 +27,9 @@ def chat(
     ] = None,
     adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
     base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
-    load: Annotated[str, typer.Option("--load", metavar="BITS", help="省内存: 8bit 或 4bit; full = 原样")] = "full",
+    load: Annotated[
+        str | None, typer.Option("--load", metavar="BITS", help="底座: 8bit 或 4bit 省内存, full 原样; 不写同训练时")
+    ] = None,
     prompt_file: Annotated[Path | None, typer.Option("--prompt-file", help="回答这个 JSON 文件里的每段对话")] = None,
     system: Annotated[str | None, typer.Option("--system", help="系统提示")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一次回答最多多少个词元")] = 256,

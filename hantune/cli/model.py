@@ -104,13 +104,14 @@ def merge(
 def merge_text(result: dict[str, Any]) -> str:
     """What was merged and how equal it is."""
     proof = result["proof"]
+    bits = {"nf4": "4 比特 (NF4)", "int8": "8 比特"}.get(result["base_quantization"])
     lines = [
         f"√ 合并后的模型在 {result['folder']} ({megabytes(result['bytes'])}; "
         f"写 {result['write_seconds']:.0f} 秒, 核对 {result['seconds'] - result['write_seconds']:.0f} 秒)",
         f"  改了 {result['tensors']} 个张量中的 {result['merged_tensors']} 个, 存成 {result['dtype']}",
         f"  核对: 每个权重都对; 输出最多相差 {proof['difference']:.1e} (允许 {proof['tolerance']:.0e}); "
         f"{proof['positions']} 处选词有 {proof['equal_tokens']} 处相同",
-        *["  适配器是在 4 比特 (NF4) 的底座上练的, 合并的是它当时看到的权重"] * result["base_in_4_bits"],
+        *([f"  适配器是在 {bits} 的底座上练的, 合并的是它当时看到的权重"] if bits else []),
         f"下一步  hantune chat {quoted(result['folder'])}",
     ]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
+from hantune.log import duration
 from hantune.paths import quoted
 
 app = new_app("按配置训练")
@@ -40,11 +41,29 @@ def finished(result: Any) -> Answer:
     if result.loss_before is not None and result.loss_after is not None:
         lines.append(f"验证损失  {result.loss_before:.3f} -> {result.loss_after:.3f}")
     lines += [
-        f"速度      {result.tokens_per_second:.0f} 词元/秒",
+        *_cost(result),
         f"聊一聊    hantune chat {quoted(result.run.root)}",
         f"看报告    hantune report {quoted(result.run.root)}",
     ]
     return Answer(result=result.as_dict(), text="\n".join(lines))
+
+
+def _cost(result: Any) -> list[str]:
+    """Speed, time and memory of a run, in words for whoever has never trained one."""
+    figures = result.figures
+    speed = f"速度      {result.tokens_per_second:.0f} 词元/秒"
+    if "supervised_per_second" in figures:
+        speed += f", 其中要学的 {figures['supervised_per_second']:.0f}"
+    if "matmul_share" in figures:
+        speed += f"; 用到这台机器算力的 {figures['matmul_share']:.0%}"
+    times = {"训练": "step_seconds", "评测": "eval_seconds", "试答": "probe_seconds", "保存": "save_seconds"}
+    spent = [f"{word} {duration(figures[name])}" for word, name in times.items() if figures.get(name, 0) >= 0.5]
+    held = [
+        f"{word} {figures[name] / 2**30:.1f} GB"
+        for word, name in (("内存", "memory_peak"), ("显存", "cuda_memory_peak"))
+        if name in figures
+    ]
+    return [speed, f"用时      {', '.join(spent)}", *([f"最多占用  {', '.join(held)}"] if held else [])]
 
 
 def _plan(config: Any) -> Answer:

@@ -120,7 +120,7 @@ def overrides_of(texts: Iterable[str], problems: list[ConfigError]) -> Findings:
 def _override_value(setting: Setting, raw: str) -> Any:
     """``raw`` as YAML reads it; where a text is wanted, as it stands, so that ``2026`` or ``a: b`` is a text."""
     is_quoted = len(raw) > 1 and raw[0] in "'\"" and raw[-1] == raw[0]
-    if str in setting.types and tuple not in setting.types and not is_quoted:
+    if str in setting.types and not {tuple, bool} & setting.types and not is_quoted:
         return None if raw in ("null", "~") or (not raw and setting.is_nullable) else raw
     return parse_scalar(raw)
 
@@ -190,7 +190,8 @@ def _way_out(setting: Setting, value: Any) -> str | None:
         return f"写成 {other or '[' + ', '.join(value.replace(',', ' ').split()) + ']'}"
     if isinstance(value, str) and setting.choices:
         near = OTHER_VALUES.get(setting.name, {}).get(value.lower()) or _nearest_choice(value, setting.choices)
-        return f"写成 {near}" if near else None
+        if near or bool not in setting.types:
+            return f"写成 {near}" if near else None
     if isinstance(value, str) and not isinstance(_quietly(value), str):
         return f"去掉引号, 写成 {value}"
     if isinstance(value, str) and bool in setting.types:

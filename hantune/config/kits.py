@@ -35,7 +35,10 @@ DATA_KEYS: dict[str, type] = {
 SAME_HERE = {"bias": "none", "task_type": "CAUSAL_LM", "report_to": "none"}
 """Values that ask for what happens anyway."""
 
-FLAGS = ("fp16", "bf16", "use_cpu", "no_cuda", "use_lora", "use_wandb", "packing", "group_by_length")
+FLAGS = (
+    "fp16", "bf16", "use_cpu", "no_cuda", "use_lora", "use_wandb", "packing", "group_by_length", "load_in_4bit",
+    "load_in_8bit",
+)  # fmt: skip
 """Switches that are read together, after all else."""
 
 ENDS = re.compile(r"embed|wte|lm_head|embed_out")
@@ -166,6 +169,8 @@ def _apply_flags(flags: dict[str, bool], kit: Kit, found: Findings, file: str, p
             kit.notes.append("没有用 fp16 = true: CPU 上不用 fp16, 计算精度由 hantune 选")
     if on & {"fp16", "bf16"}:
         wanted["train.precision"] = "fp16" if "fp16" in on else "bf16"
+    if on & {"load_in_4bit", "load_in_8bit"}:
+        wanted["model.load"] = "4bit" if "load_in_4bit" in on else "8bit"
     if flags.get("use_lora") is False:
         wanted["adapter.kind"] = "none"
     if on & {"packing", "group_by_length"}:
@@ -189,6 +194,22 @@ def _schedule(value: Any) -> Any:
     ours = _other_value("train.schedule", value)
     if isinstance(ours, str) and ours not in settings()["train.schedule"].choices:
         raise NotUsed("只有 cosine, linear, constant; 用默认的 cosine")
+    return ours
+
+
+def _bits(value: Any) -> Any:
+    """``quantization_bit: 4`` is ``4bit``."""
+    ours = _other_value("model.load", str(value))
+    if ours not in settings()["model.load"].choices:
+        raise NotUsed("只有 4 比特和 8 比特")
+    return ours
+
+
+def _optimizer(value: Any) -> Any:
+    """``paged_adamw_8bit`` is ``paged_adamw8bit``."""
+    ours = _other_value("train.optimizer", value)
+    if isinstance(ours, str) and ours not in settings()["train.optimizer"].choices:
+        raise NotUsed(f"只有 {', '.join(settings()['train.optimizer'].choices)}; 用默认的 adamw")
     return ours
 
 
@@ -256,6 +277,13 @@ def _warmup_steps(value: Any) -> Any:
 
 
 VALUES: dict[str, Callable[[Any], Any]] = {
+    "load_in_bits": _bits,
+    "quantization_bit": _bits,
+    "quant_bits": _bits,
+    "quantization": _bits,
+    "quantize": _bits,
+    "optim": _optimizer,
+    "optimizer": _optimizer,
     "lr_scheduler_type": _schedule,
     "target_modules": _targets,
     "lora_target": _targets,

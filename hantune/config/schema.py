@@ -38,6 +38,9 @@ class ModelSection(Section):
     path: str = _setting("", "底座模型的文件夹, 或者 Hugging Face 上的名字")
     revision: str | None = _setting(None, "名字对应的版本 (提交号); 空 = 最新")
     tokenizer: str | None = _setting(None, "另用一个分词器文件夹; 空 = 用模型自带的")
+    load: Literal["full", "8bit", "4bit"] = _setting(
+        "full", "底座怎样放进内存: full = 原样; 8bit, 4bit = 线性层压成 8 比特或 4 比特 (NF4), 只能训练适配器"
+    )
 
 
 class DataSection(Section):
@@ -102,6 +105,9 @@ class TrainSection(Section):
     schedule: Literal["cosine", "linear", "constant"] = _setting("cosine", "学习率升到最大以后怎样降")
     warmup_share: Share = _setting(0.03, "总步数的前多大比例用来升学习率")
     weight_decay: Annotated[float, Field(ge=0)] = _setting(0.0, "权重衰减 (AdamW)")
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit"] = _setting(
+        "adamw", "优化器: 8bit = 状态只占四分之一; paged = 显存不够时状态挪到内存 (CPU 上没有这一步)"
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] | None = _setting(1.0, "梯度范数上限, 超过就按比例缩小; 空 = 不裁剪")
     neftune_alpha: Annotated[float, Field(ge=0)] = _setting(
         0.0, "训练时给词嵌入加多大的噪声 (NEFTune, 常用 5); 0 = 不加"
@@ -115,12 +121,23 @@ class TrainSection(Section):
     precision: Literal["auto", "float32", "bf16", "fp16"] = _setting("auto", "计算精度; auto = 按机器选, 并说明理由")
     device: Literal["auto", "cpu", "cuda"] = _setting("auto", "用什么算; auto = 有能用的显卡就用显卡")
     threads: Positive | None = _setting(None, "CPU 线程数; 空 = 物理核数")
-    activation_checkpointing: bool = _setting(False, "用时间换显存: 反向时重算中间结果")
+    activation_checkpointing: Literal["auto"] | bool = _setting(
+        "auto", "用时间换内存: 反向时重算中间结果; auto = 预计放不下才用, 并说明理由"
+    )
     guards: Literal["stop", "warn"] = _setting(
         "stop", "训练发散或学不动时: stop = 停在上一个好检查点; warn = 只提醒, 接着练"
     )
+    compile: Literal["auto", "on", "off"] = _setting(
+        "auto", "编译逐元素的运算 (CPU, 要 C++ 编译器): auto = 训练超过 20 分钟时先试, 合算才用"
+    )
     save_every_steps: Positive | None = _setting(None, "每多少步存一个检查点; 空 = 全程存 5 次左右")
-    final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 验证损失最低的一步")
+    final: Literal["last", "best"] = _setting("last", "结束时取哪个: last = 最后一步; best = 最好的一步 (见 best_by)")
+    best_by: Literal["held_out", "probe"] = _setting(
+        "held_out", "按什么算最好: held_out = 验证损失最低; probe = 试答分最高 (见 docs/guides/watching.md)"
+    )
+    early_stop_patience: Positive | None = _setting(
+        None, "验证损失连续几次评测都没有降, 就提前停止; 空 = 总是练完"
+    )
     keep_checkpoints: Annotated[int, Field(ge=2)] = _setting(3, "保留最近几个检查点 (最好的另外保留)")
 
 
@@ -129,10 +146,15 @@ class EvalSection(Section):
 
     every_steps: Positive | None = _setting(None, "每多少步算一次验证损失; 空 = 全程 5 次左右")
     max_samples: Positive | None = _setting(None, "验证损失最多用多少条; 空 = 按训练量取 32 到 200 条")
-    probes: Words = _setting(
-        ("你好", "你是谁？", "今天心情不太好。", "推荐一道家常菜。"), "训练中每次评测时固定要问的问题"
+    probes: Words | None = _setting(
+        None, "训练途中试答的问题; 空 = 八个: 常见问题, 和验证对话里抽的几个; [] = 不试答"
     )
-    probe_max_tokens: Positive = _setting(48, "每个固定问题最多回答多少个词元")
+    probe_max_tokens: Positive | None = _setting(
+        None, "试答时每个问题最多答多少个词元; 空 = 按训练数据里回答的长度, 32 到 256"
+    )
+    probe_share: Share = _setting(
+        0.02, "试答最多占全部计算的多大比例: 不够就少问几次, 少答几个字, 但开头和结尾总会问"
+    )
 
 
 class LogSection(Section):
@@ -154,6 +176,18 @@ class RunConfig(Section):
     train: TrainSection = TrainSection()
     eval: EvalSection = EvalSection()
     log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _best_by_probe_needs_probes(self) -> RunConfig:
+        if self.train.best_by == "probe" and self.eval.probes == ():
+            raise ValueError("train.best_by=probe 要有试答的问题, 而 eval.probes 是空的")
+        return self
+
+    @model_validator(mode="after")
+    def _few_bits_are_frozen(self) -> RunConfig:
+        if self.model.load != "full" and self.adapter.kind == "none":
+            raise ValueError(f"model.load={self.model.load} 的底座是冻住的, 不能用 adapter.kind=none 训练全部参数")
+        return self
 
     @model_validator(mode="after")
     def _fp16_needs_a_card(self) -> RunConfig:

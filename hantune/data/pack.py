@@ -26,19 +26,22 @@ def num_steps(num_samples: int, samples_per_step: int) -> int:
     return -(-num_samples // samples_per_step)
 
 
-def epoch_steps(lengths: np.ndarray, samples_per_step: int, *, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_steps(
+    lengths: np.ndarray, samples_per_step: int, *, seed: int, epoch: int, by_length: bool = True
+) -> list[np.ndarray]:
     """The steps of one epoch, each an array of sample numbers; every sample stands in exactly one.
 
-    Samples of like length share a step, steps come in random order. ``lengths``: tokens per sample, shape [N].
+    ``by_length``: samples of like length share a step, for rows that must be padded, and steps come in random order;
+    else a step is a random set. ``lengths``: tokens per sample, shape [N].
     """
     draw = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = draw.permutation(len(lengths))
-    window = samples_per_step * WINDOW_STEPS
+    window = samples_per_step * (WINDOW_STEPS if by_length else 1)
     steps: list[np.ndarray] = []
     for start in range(0, len(order), window):
         members = order[start : start + window]
-        by_length = members[np.argsort(lengths[members], kind="stable")]
-        steps.extend(by_length[i : i + samples_per_step] for i in range(0, len(by_length), samples_per_step))
+        ranked = members[np.argsort(lengths[members], kind="stable")]
+        steps.extend(ranked[i : i + samples_per_step] for i in range(0, len(ranked), samples_per_step))
     return [steps[i] for i in draw.permutation(len(steps))]
 
 
@@ -177,7 +180,7 @@ def largest_batch(
     """
     order = np.argsort(-lengths, kind="stable")
     if layout == "packed":
-        return _fullest_row(order.tolist(), lengths, batch_size, batch_tokens)
+        return _fullest_row(order, lengths, batch_size, batch_tokens)
     sizes = lengths[order].astype(np.int64)
     rows = np.minimum(batch_size, np.arange(len(order), 0, -1))
     if batch_tokens is not None:
@@ -186,16 +189,22 @@ def largest_batch(
     return [int(sample) for sample in order[start : start + rows[start]]]
 
 
-def _fullest_row(order: list[int], lengths: np.ndarray, batch_size: int, batch_tokens: int | None) -> list[int]:
-    """The longest samples that fit into one row, then the longest of the rest that still do."""
-    row, used = order[:1], int(lengths[order[0]])
-    for sample in order[1:]:
-        if len(row) == batch_size or (batch_tokens is not None and used >= batch_tokens):
+def _fullest_row(order: np.ndarray, lengths: np.ndarray, batch_size: int, batch_tokens: int | None) -> list[int]:
+    """The fuller of: the longest sample and the longest that still fit beside it; neighbours in length."""
+    ends = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
+    budget = int(ends[-1]) if batch_tokens is None else batch_tokens
+    row, used = [int(order[0])], int(lengths[order[0]])
+    for sample in order[1:].tolist():
+        if len(row) == batch_size or used >= budget:
             break
-        if batch_tokens is None or used + lengths[sample] <= batch_tokens:
+        if used + lengths[sample] <= budget:
             row.append(sample)
             used += int(lengths[sample])
-    return row
+    starts = np.arange(len(order))
+    stops = np.minimum(np.searchsorted(ends, ends[:-1] + budget, side="right") - 1, starts + batch_size)
+    sums = ends[np.maximum(stops, starts + 1)] - ends[:-1]
+    best = int(np.argmax(sums))
+    return row if used >= sums[best] else order[best : stops[best]].tolist()
 
 
 def useful_share(batches: Sequence[Sequence[int]], lengths: np.ndarray, layout: Layout) -> float:

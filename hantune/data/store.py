@@ -74,6 +74,25 @@ class TokenStore(Sequence[Example]):
         """Tokens per example (int64)."""
         return np.asarray(np.diff(self._arrays["offsets"])[self._rows])
 
+    def blocks(self, tokens: int = 1 << 20) -> Iterator[tuple[int, Any, Any, Any]]:
+        """All examples in order, about ``tokens`` tokens at a time: (index of the first, offsets, ids, mask).
+
+        ``offsets`` are those of ``ids`` and ``mask`` and begin with 0. For looking through everything at array speed.
+        """
+        ends = np.cumsum(self.lengths)
+        first = 0
+        while first < len(self):
+            before = ends[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, before + tokens, side="right")))
+            rows = self._rows[first:last]
+            offsets = np.concatenate([[0], ends[first:last] - before])
+            starts = self._arrays["offsets"][rows]
+            places: Any = slice(starts[0], starts[0] + offsets[-1])
+            if rows[-1] - rows[0] >= len(rows):  # rows between them were not drawn
+                places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], np.diff(offsets))
+            yield first, offsets, self._arrays["ids"][places], self._arrays["mask"][places]
+            first = last
+
     @property
     def learned(self) -> np.ndarray[Any, Any]:
         """Learned tokens per example (int64)."""

@@ -220,6 +220,7 @@ def _identity(engine: Engine) -> dict[str, str | None]:
         "base": fingerprint(base) if base.is_dir() and engine.name else engine.name,
         "adapter": sha256_file(adapter) if adapter.is_file() else engine.adapter,
         "template": engine.template.text,
+        "load": engine.load,
     }
 
 

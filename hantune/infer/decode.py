@@ -38,7 +38,9 @@ class Decoder(ABC):
         self._bare = bare
         self._pad_id = pad_id
         self._num_pieces = num_pieces
-        self._extra = {"logits_to_keep": 1} if takes(bare, "logits_to_keep") else {}
+        # An index, not the number 1: a view of the last position would make torch copy the whole head for every row.
+        last = torch.tensor([-1], device=bare.device)
+        self._extra = {"logits_to_keep": last} if takes(bare, "logits_to_keep") else {}
 
     @abstractmethod
     def add(self, lanes: Sequence[Lane]) -> None:

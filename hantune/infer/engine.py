@@ -42,12 +42,20 @@ class Engine:
     """A model that answers. It may be a PEFT model, and one that is being trained: modes are put back afterwards."""
 
     def __init__(
-        self, model: Any, encoder: Encoder, template: Template, *, name: str = "", adapter: str | None = None
+        self,
+        model: Any,
+        encoder: Encoder,
+        template: Template,
+        *,
+        name: str = "",
+        adapter: str | None = None,
+        load: str = "full",
     ) -> None:
         self.encoder = encoder
         self.template = template
         self.name = name
         self.adapter = adapter
+        self.load = load
         self.limit: int | None = getattr(bare_model(model).config, "max_position_embeddings", None)
         """Tokens of prompt and answer together; None where the architecture sets no limit (BLOOM)."""
         self.prefixes: PrefixStore | None = None
@@ -273,12 +281,12 @@ def open_engine(
     base: str | Path | None = None,
     device: str = "auto",
     dtype: torch.dtype | None = None,
-    load: str = "full",
+    load: str | None = None,
 ) -> Engine:
     """The engine of a model, adapter or run folder, or of a hub name, with the template it was trained with.
 
     ``dtype`` None: float32 on a CPU, bfloat16 on a card that has it, else float16. ``load``: ``full``, ``8bit`` or
-    ``4bit`` weights; an adapter stays in full precision on top of them.
+    ``4bit`` weights; None: as they were while the adapter was trained. An adapter stays in full precision on top.
     Raises: what ``models.locate`` and ``models.load`` raise.
     """
     from hantune.data.tokens import Encoder
@@ -289,12 +297,13 @@ def open_engine(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     located = locate(path, adapter=adapter, base=base)
+    load = load or located.load
     model = load_model(located.base, dtype=dtype or default_dtype(device), device=device, load=load)
     if located.adapter is not None:
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))
     adapter_name = None if located.adapter is None else str(located.adapter)
-    engine = Engine(model, encoder, located.template, name=str(located.base), adapter=adapter_name)
+    engine = Engine(model, encoder, located.template, name=str(located.base), adapter=adapter_name, load=load)
     engine.prefixes = PrefixStore(PREFIX_BYTES)
     return engine
 
@@ -303,4 +312,4 @@ def default_dtype(device: str) -> torch.dtype:
     """The precision that answers are computed in unless told otherwise."""
     if not device.startswith("cuda"):
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -8,7 +8,9 @@ Source: Wijmans et al., Cut Your Losses (2024); Hsu et al., Liger Kernel (2024),
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,24 @@ CHUNK_ROWS = 256
 """Rows of logits that exist at once: 256 x 32,000 float32 numbers are 31 MiB."""
 
 
+Loss = Callable[[nn.Linear, Tensor, Tensor, float], Tensor]
+"""``loss(head, rows_ND, targets_N, smoothing)``."""
+_other_losses: WeakKeyDictionary[nn.Module, Loss] = WeakKeyDictionary()
+
+
+def use_loss(head: nn.Linear, loss: Loss) -> None:
+    """From now on training takes the loss over this head from another function, a card's kernel."""
+    _other_losses[head] = loss
+
+
 def summed_cross_entropy(head: nn.Module, rows_ND: Tensor, targets_N: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Nats of ``targets_N`` under ``softmax(head(rows))`` in float32, summed.
 
     ``smoothing``: the share of each target's probability that goes to all V alike (Szegedy et al. 2016, section 7).
     """
+    is_learning = rows_ND.requires_grad and torch.is_grad_enabled() and len(targets_N) > 0
+    if is_learning and (other := _other_losses.get(head)):
+        return other(head, rows_ND, targets_N, smoothing)  # type: ignore[arg-type]
     is_frozen = type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
     if is_frozen and rows_ND.requires_grad and torch.is_grad_enabled():
         total: Tensor = _FrozenHead.apply(rows_ND, head.weight, head.bias, targets_N, smoothing)  # type: ignore[no-untyped-call]

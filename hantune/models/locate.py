@@ -15,6 +15,7 @@ from hantune.models.fingerprint import fingerprint
 from hantune.models.folder import read_config, require_model
 from hantune.models.headers import weight_files
 from hantune.models.hub import is_hub_id, local_folder
+from hantune.models.quantize import recorded
 from hantune.models.record import read_record, stored_template
 from hantune.models.tokenizer import has_tokenizer, read_chat_template, read_specials
 from hantune.paths import RunFolder, quoted
@@ -22,13 +23,17 @@ from hantune.paths import RunFolder, quoted
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """Everything needed to talk to a model. ``base`` and ``tokenizer_path`` are folders that exist."""
+    """Everything needed to talk to a model. ``base`` and ``tokenizer_path`` are folders that exist.
+
+    ``load``: how the base was held while the adapter was trained: ``full``, ``8bit`` or ``4bit``.
+    """
 
     base: str
     adapter: Path | None
     template: Template
     tokenizer_path: str
     run: Path | None
+    load: str = "full"
 
 
 def locate(path: str | Path, *, adapter: str | Path | None = None, base: str | Path | None = None) -> Located:
@@ -90,6 +95,7 @@ def _locate_adapter(folder: Path, base: str | Path | None, run: RunFolder | None
     """The adapter with the base it was trained on."""
     require_adapter(folder)
     record = read_record(folder)
+    quantization = recorded(record, str(folder))
     found = _find_base(folder, base, record)
     if record is None:
         console.warn(f"{folder} 里没有 hantune.json: 无法核对它是不是这个底座的适配器, 模板按底座选")
@@ -99,6 +105,7 @@ def _locate_adapter(folder: Path, base: str | Path | None, run: RunFolder | None
         template=stored_template(record) if record else _own_template(found, folder),
         tokenizer_path=str(folder if has_tokenizer(folder) else found),
         run=run.root if run else _run_of(folder),
+        load=quantization.load if quantization else "full",
     )
 
 

@@ -23,7 +23,9 @@ class Outline:
     tied: tuple[str, ...]
     """Embedding and head where the config makes them one tensor, else nothing."""
     linear: frozenset[str]
-    """The matrices of all linear layers but the head: what loading in 4 bits quantises."""
+    """The matrices of all linear layers but the head: what loading in 4 or 8 bits quantises."""
+    turned: frozenset[str]
+    """Those of ``linear`` that are stored I x O (GPT-2's ``Conv1D``)."""
 
     def stored(self, name: str, names: Container[str]) -> str | None:
         """Which of a file's ``names`` holds the parameter ``name``; None if none does."""
@@ -52,13 +54,17 @@ def skeleton(folder: Path) -> Any:
 
 def outline(model: Any) -> Outline:
     """The names of a model as its own code has them."""
+    from transformers.pytorch_utils import Conv1D
+
     head = model.get_output_embeddings()
     places = {id(module): f"{name}.weight" for name, module in model.named_modules()}
     embedding = places[id(model.get_input_embeddings())]
-    linear = (name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
+    turned = frozenset(f"{name}.weight" for name, m in model.named_modules() if isinstance(m, Conv1D))
+    linear = (f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head)
     return Outline(
         prefix=model.base_model_prefix + ".",
         embedding=embedding,
         tied=(embedding, places[id(head)]) if model.config.tie_word_embeddings else (),
-        linear=frozenset(f"{name}.weight" for name in linear),
+        linear=turned.union(linear),
+        turned=turned,
     )

@@ -1,19 +1,21 @@
-"""Models in 8 or 4 bits through bitsandbytes, and what 4 bits make of a weight.
+"""Models in 8 or 4 bits through bitsandbytes, and what fewer bits make of a weight.
 
 4 bits: NF4 (arXiv:2305.14314), 16 levels for each run of 64 weights, scaled by the largest of them; with double
-quantisation the scales are stored in 8 bits.
+quantisation the scales are stored in 8 bits. 8 bits: 255 even levels for each row, scaled by its largest weight.
+Shape letters: O outputs, I inputs of a linear layer.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hantune.errors import ConfigError, MachineError, ModelError
 
@@ -28,20 +30,47 @@ LOADS = ("full", "8bit", "4bit")
 
 @dataclass(frozen=True, kw_only=True)
 class Nf4:
-    """How a base was quantised while an adapter was trained on it."""
+    """How a base was quantised while an adapter was trained on it: 4 bits."""
 
     dtype: torch.dtype = torch.bfloat16
     """What the weights were in before and came back to in each layer."""
     double: bool = True
     block: int = 64
+    load: ClassVar[str] = "4bit"
 
     def as_dict(self) -> dict[str, Any]:
         """What ``hantune.json`` keeps under ``quantization``."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return {"type": "nf4", "dtype": dtype, "double": self.double, "block": self.block}
+        return {"type": "nf4", "dtype": _dtype_name(self.dtype), "double": self.double, "block": self.block}
 
 
-def recorded(record: Mapping[str, Any] | None, place: str) -> Nf4 | None:
+@dataclass(frozen=True, kw_only=True)
+class Int8:
+    """How a base was quantised while an adapter was trained on it: 8 bits."""
+
+    dtype: torch.dtype = torch.bfloat16
+    """What the weights were in before and came back to in each layer."""
+    load: ClassVar[str] = "8bit"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``hantune.json`` keeps under ``quantization``."""
+        return {"type": "int8", "dtype": _dtype_name(self.dtype)}
+
+
+Quantization = Nf4 | Int8
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def quantization_of(load: str, dtype: torch.dtype) -> Quantization | None:
+    """What ``load_model`` makes of a base under ``load`` and ``dtype``; None for ``full``."""
+    if load == Nf4.load:
+        return Nf4(dtype=dtype)
+    return Int8(dtype=dtype) if load == Int8.load else None
+
+
+def recorded(record: Mapping[str, Any] | None, place: str) -> Quantization | None:
     """What an adapter's record says of the base in training; None where it was in full precision.
 
     Raises: ModelError ``adapter.bad-record`` for a kind of quantisation that is not known here.
@@ -50,9 +79,12 @@ def recorded(record: Mapping[str, Any] | None, place: str) -> Nf4 | None:
     if entry is None:
         return None
     try:
-        found = Nf4(dtype=getattr(torch, entry["dtype"]), double=bool(entry["double"]), block=int(entry["block"]))
-        if entry["type"] != "nf4":
-            raise ValueError(entry["type"])
+        dtype = getattr(torch, entry["dtype"])
+        if not isinstance(dtype, torch.dtype) or entry["type"] not in ("nf4", "int8"):
+            raise ValueError(entry)
+        if entry["type"] == "int8":
+            return Int8(dtype=dtype)
+        return Nf4(dtype=dtype, double=bool(entry["double"]), block=int(entry["block"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             "adapter.bad-record",
@@ -60,20 +92,53 @@ def recorded(record: Mapping[str, Any] | None, place: str) -> Nf4 | None:
             place=place,
             hint="升级 hantune, 或者从训练的运行文件夹重新拷一份",
         ) from error
-    return found
 
 
-def round_trip(weight: Tensor, how: Nf4) -> Tensor:
-    """The weight as training saw it: to 4 bits and back, in ``how.dtype``.
+def round_trip(weight: Tensor, how: Quantization, *, is_turned: bool = False) -> Tensor:
+    """The weight as training saw it: to fewer bits and back, in ``how.dtype``.
 
+    ``is_turned``: it is stored I x O (GPT-2's layers), and quantised as O x I.
     Raises: MachineError ``machine.no-bitsandbytes``.
     """
-    functional = _library("bitsandbytes.functional")
+    if is_turned:
+        return round_trip(weight.T, how).T
+    functional = library("bitsandbytes.functional")
+    if isinstance(how, Int8):
+        codes, scales, _ = functional.int8_vectorwise_quant(weight.to(how.dtype).to(torch.float16))
+        return _from_8_bits(codes, scales, how.dtype)
     packed, state = functional.quantize_4bit(
         weight.to(how.dtype), quant_type="nf4", blocksize=how.block, compress_statistics=how.double
     )
     restored: Tensor = functional.dequantize_4bit(packed, state)
     return restored
+
+
+def is_quantized(layer: nn.Module) -> bool:
+    """Whether a linear layer holds its weight in 8 or 4 bits."""
+    weight = getattr(layer, "weight", None)
+    return getattr(weight, "quant_state", None) is not None or getattr(weight, "SCB", None) is not None
+
+
+def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+    """A linear layer's weight, O x I, in ``dtype``: made anew where it is held in fewer bits, else the parameter."""
+    weight: Any = layer.weight
+    if (state := getattr(weight, "quant_state", None)) is not None:
+        dense: Tensor = library("bitsandbytes.functional").dequantize_4bit(weight.data, state)
+        return dense.to(dtype)
+    if (scales := getattr(weight, "SCB", None)) is not None:
+        return _from_8_bits(weight.data, scales, dtype)
+    return torch.as_tensor(weight).to(dtype)
+
+
+def _from_8_bits(codes_OI: Tensor, scales_O: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights that 8 bits stand for, rounded once."""
+    return codes_OI.float().mul_(scales_O.unsqueeze(1) / 127).to(dtype)
+
+
+def num_weights(parameter: Tensor) -> int:
+    """How many weights a parameter stands for; 4-bit ones are packed two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
 
 
 def loading_config(load: str, dtype: torch.dtype) -> Any:
@@ -86,13 +151,13 @@ def loading_config(load: str, dtype: torch.dtype) -> Any:
             "model.unknown-load",
             f"没有这种读法: {load}; 可以写: {'、'.join(LOADS)}",
             place="--load",
-            hint="4bit 最省内存, 8bit 居中, full 是原来的精度 (不写就是它)",
+            hint="4bit 最省内存, 8bit 居中, full 是原来的精度",
         )
     if load == "full":
         return None
     from transformers import BitsAndBytesConfig
 
-    _library("bitsandbytes")
+    library("bitsandbytes")
     if load == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -100,13 +165,16 @@ def loading_config(load: str, dtype: torch.dtype) -> Any:
     )
 
 
-def _library(name: str) -> Any:
-    """bitsandbytes or a part of it."""
+def library(name: str) -> Any:
+    """bitsandbytes or a part of it.
+
+    Raises: MachineError ``machine.no-bitsandbytes``.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise MachineError(
             "machine.no-bitsandbytes",
             "没有装 bitsandbytes: 4 比特和 8 比特要用它 (CPU 和 NVIDIA 显卡都行)",
-            hint='装上它: pip install "bitsandbytes>=0.50"; 或者不写 --load, 用原来的精度',
+            hint='装上它: pip install "bitsandbytes>=0.50"; 或者用原来的精度: --load full, 训练时 model.load=full',
         ) from error

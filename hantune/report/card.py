@@ -13,7 +13,7 @@ from typing import Any
 from hantune import __version__
 from hantune.paths import RunFolder, write_file
 from hantune.report.data import RunData, inside, read_run
-from hantune.report.verdict import base_name, hub_id, verdict, what_was_done
+from hantune.report.verdict import adapter_name, base_name, hub_id, verdict, what_was_done
 from hantune.report.words import HELD_OUT, count, dropped_reason, measure_of, measure_rank, measure_text
 
 
@@ -75,7 +75,7 @@ def _training(data: RunData) -> str:
         ("底座指纹", inside(data.adapter, "base.fingerprint")),
         ("提示模板", template),
         ("系统提示", "有" if inside(data.adapter, "template.system") or data.setting("template.system") else "无"),
-        ("方式", f"LoRA, 秩 {data.setting('adapter.rank') or '默认'}" if _is_lora(data) else "全部参数"),
+        ("方式", _method(data)),
         ("学习率", data.setting("train.learning_rate")),
         ("步数", data.last_step or None),
         ("精度", inside(data.plan, "precision.name")),
@@ -123,6 +123,15 @@ def _limits(data: RunData) -> str:
             f"由 hantune {__version__} 写成.",
         ]
     )
+
+
+def _method(data: RunData) -> str:
+    """What was trained, in a few words."""
+    if not _is_lora(data):
+        return "全部参数"
+    layers = data.setting("adapter.layers_to_transform")
+    only = f", 只在这些层: {layers}" if layers else ""
+    return f"{adapter_name(data)}, 秩 {data.setting('adapter.rank') or '默认'}{only}"
 
 
 def _is_lora(data: RunData) -> bool:

@@ -47,10 +47,14 @@ class Answers(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A fixed question and its answers during training, as (step, answer, cut off at the length limit)."""
+    """A fixed question and its answers during training, as (step, answer, what to know about it).
+
+    ``reference``: what the data answers, for a question from held-out dialogues.
+    """
 
     prompt: str
-    answers: tuple[tuple[int, str, bool], ...]
+    answers: tuple[tuple[int, str, str], ...]
+    reference: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +77,7 @@ class RunData:
     def of_kind(self, kind: str) -> list[Record]:
         """The events of one kind, in order; of a step that a resumed run did again, the last counts."""
         chosen = [event for event in self.events if event.get("event") == kind]
-        if kind not in ("step", "eval"):
+        if kind not in ("step", "eval", "probe_metrics"):
             return chosen
         by_step = {int(step): event for event in chosen if (step := number(event.get("step"))) is not None}
         return [by_step[step] for step in sorted(by_step)]
@@ -119,13 +123,24 @@ class RunData:
 
     @property
     def takes_best(self) -> bool:
-        """Whether the result is the step with the lowest held-out loss, not the last."""
+        """Whether the result is the best step, not the last."""
         return bool(self.setting("train.final") == "best")
 
     @property
+    def stopped_early(self) -> bool:
+        """Whether the run ended itself because the held-out loss no longer fell."""
+        return bool(self.end.get("reason") == "early-stop")
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step whose weights are the result, as the run said at its end."""
+        kept = number(self.end.get("kept"))
+        return None if kept is None else int(kept)
+
+    @property
     def is_finished(self) -> bool:
-        """Whether the run said goodbye after its last planned step."""
-        return bool(self.end) and self.last_step >= (self.planned_steps or 0)
+        """Whether the run said goodbye after its last planned step, or earlier because it had learned enough."""
+        return bool(self.end) and (self.stopped_early or self.last_step >= (self.planned_steps or 0))
 
     def held_out(self, key: str = "loss") -> Change:
         """A held-out number (``loss``, ``perplexity``, ``bits_per_character``) before and after.
@@ -139,10 +154,10 @@ class RunData:
         points = self.curve("eval", key)
         if len(points) < 2:
             return Change(before, after)
-        best = min(self.curve("eval", "loss"), key=lambda point: point[1], default=points[-1])[0]
+        kept = self.last_step if self.kept_step is None else self.kept_step
         first, before = points[0]
-        last, after = next((point for point in points if self.takes_best and point[0] == best), points[-1])
-        is_result = self.is_finished and (self.takes_best or last >= self.last_step)
+        last, after = next((point for point in points if point[0] == kept), points[-1])
+        is_result = self.is_finished and last == kept
         return Change(
             before, after, "训练前" if first == 0 else f"第 {first} 步", "训练后" if is_result else f"第 {last} 步"
         )
@@ -274,15 +289,25 @@ def _read_mask(path: Path, broken: list[str]) -> tuple[tuple[str, bool], ...]:
 
 def _probes(lines: Iterable[Any]) -> tuple[Probe, ...]:
     """samples.jsonl by question; a step that was done again after a resume replaces the first try."""
-    found: dict[str, dict[int, tuple[str, bool]]] = {}
+    found: dict[str, dict[int, tuple[str, str]]] = {}
+    references: dict[str, str] = {}
     for line in lines:
         step = number(line.get("step")) if isinstance(line, dict) else None
         if step is not None:
-            answer = (spoken(line.get("answer")), line.get("finish_reason") == "length")
-            found.setdefault(spoken(line.get("prompt")), {})[int(step)] = answer
+            prompt = spoken(line.get("prompt"))
+            found.setdefault(prompt, {})[int(step)] = (spoken(line.get("answer")), _remark(line))
+            references[prompt] = spoken(line.get("reference"))
     return tuple(
-        Probe(prompt, tuple((step, *answers[step]) for step in sorted(answers))) for prompt, answers in found.items()
+        Probe(prompt, tuple((step, *answers[step]) for step in sorted(answers)), references[prompt])
+        for prompt, answers in found.items()
     )
+
+
+def _remark(line: Record) -> str:
+    """What a reader should know about an answer: that it was cut off, that it is a training row."""
+    remarks = ["到长度上限"] if line.get("finish_reason") == "length" else []
+    source = inside(line, "repeats.source")
+    return ", ".join(remarks + ([f"和训练数据 {source} 一样"] if source else []))
 
 
 def _asked(rows: Any) -> dict[tuple[str, int], Record]:

@@ -26,6 +26,7 @@ from hantune.report.words import (
     measure_rank,
     measure_text,
     movement,
+    share,
 )
 
 MAX_ANSWERS = 30
@@ -38,6 +39,12 @@ MAX_MASK_TOKENS = 800
 """Of the mask sample."""
 MAX_SOURCES = 20
 """Of the list of source files."""
+
+ROUND = (
+    ("chinese_share", "中文", share), ("stop_rate", "正常收尾", share), ("repetition", "重复", share),
+    ("memorised", "背原文", share), ("length_ratio", "长度比", decimal), ("score", "试答分", decimal),
+)  # fmt: skip
+"""What is shown of a round of the fixed questions."""
 
 Rows = list[tuple[str, str]]
 
@@ -77,6 +84,7 @@ def render(data: RunData) -> str:
         else "没有留出对话, 这些是在练过的对话上测的.",
         answers=_answers(data.answers()),
         probes=[_probe(probe) for probe in data.probes],
+        rounds=_rounds(data),
         metrics=_metrics(data),
         moments=data.held_out()[2:],
         machine=_machine(data),
@@ -189,8 +197,17 @@ def _probe(probe: Probe) -> dict[str, Any]:
         answers = tuple(answers[round(index * last / (MAX_PROBE_STEPS - 1))] for index in range(MAX_PROBE_STEPS))
     return {
         "prompt": clipped(probe.prompt, MAX_CHARACTERS),
-        "answers": [(step, clipped(text, MAX_CHARACTERS), cut) for step, text, cut in answers],
+        "reference": clipped(probe.reference, MAX_CHARACTERS),
+        "answers": [(step, clipped(text, MAX_CHARACTERS), remark) for step, text, remark in answers],
     }
+
+
+def _rounds(data: RunData) -> dict[str, Any] | None:
+    """The figures of each round of the fixed questions, as a table; a figure that no round has is no column."""
+    rounds = data.of_kind("probe_metrics")
+    columns = [column for column in ROUND if any(number(event.get(column[0])) is not None for event in rounds)]
+    rows = [[f"{event['step']}", *[text(number(event.get(key))) for key, _, text in columns]] for event in rounds]
+    return {"names": [name for _, name, _ in columns], "rows": rows} if columns else None
 
 
 def _metrics(data: RunData) -> list[dict[str, str]]:
@@ -229,9 +246,18 @@ def _machine(data: RunData) -> Rows:
         ("设备", spoken(data.plan.get("device"))),
         ("小批", f"{layout} ({why})" if layout and why else layout),
         ("中断后接着练", f"{resumed} 次" if resumed else ""),
-        ("结束", ("全部步数练完" if data.is_finished else "没有跑完") if data.events else ""),
+        ("试答用时", duration(asking) if (asking := number(data.end.get("probe_seconds"))) else ""),
+        ("结束", _ending(data) if data.events else ""),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _ending(data: RunData) -> str:
+    """How the run ended, and which step is the result where that is not the last."""
+    if not data.is_finished:
+        return "没有跑完"
+    ending = "提前停止, 验证损失不再下降" if data.stopped_early else "全部步数练完"
+    return ending if data.kept_step in (None, data.last_step) else f"{ending}; 结果取第 {data.kept_step} 步"
 
 
 def _millions(value: float) -> str:

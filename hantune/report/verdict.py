@@ -118,7 +118,7 @@ def _overtrained(data: RunData) -> str:
         return ""
     found = f"验证损失在第 {step} 步最低 ({decimal(lowest)}), 之后回升到 {decimal(last)}: 练过头了, 模型开始背原文."
     if data.takes_best:
-        return f"{found} 结果取的是第 {step} 步."
+        return f"{found} 结果取的是第 {data.kept_step or step} 步."
     return f"{found} 设 train.final=best 可以取最低的一步; 也可以把 train.epochs 改小, 或多给一些数据."
 
 
@@ -154,13 +154,19 @@ def what_was_done(data: RunData) -> str:
     """Data, base, way of training, length and time in one sentence, from whatever of it is known."""
     conversations = data.num_samples
     rank = data.setting("adapter.rank")
-    ways = {"lora": f"LoRA 适配器 (秩 {rank})" if rank else "LoRA 适配器", "none": "全部参数"}
+    adapter = f"{adapter_name(data)} 适配器" + (f" (秩 {rank})" if rank else "")
+    ways = {"lora": adapter, "none": "全部参数"}
     way = ways.get(str(data.setting("adapter.kind") or "lora"), "")
     base = base_name(data)
     work = (f"用 {count(conversations)} 段对话" if conversations else "") + "训练" + (f" {base} 的" if base else "")
     seconds = data.seconds()
     length = [f"{data.last_step} 步" if data.last_step else "", f"用时 {duration(seconds)}" if seconds else ""]
     return ", ".join(part for part in [f"{work} {way}".strip(), *length] if part) + "."
+
+
+def adapter_name(data: RunData) -> str:
+    """What kind of adapter was trained."""
+    return "DoRA" if data.setting("adapter.use_dora") else "LoRA"
 
 
 def base_name(data: RunData) -> str:

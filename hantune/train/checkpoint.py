@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there, and the newest one that verifies.
 
     checkpoints/step-000100/   weights.safetensors optimizer.safetensors rng.safetensors state.json MANIFEST.json
+                               (and a file for each part more that a run has)
     checkpoints/last, best     the name of a folder beside them
 
 A checkpoint is written under a temporary name, every file and the folder fsynced, renamed, the parent fsynced
@@ -10,11 +11,12 @@ no pickle anywhere.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from hantune.log import console
 from hantune.paths import TEMPORARY, RunFolder, json_bytes, new_folder, sha256_file, write_file, write_json
 
 PARTS = ("weights", "optimizer", "rng")
+"""What every checkpoint has."""
 FORMAT = 1
+Plain = bool | int | float | str | None
 NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -40,36 +44,51 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self, part: str) -> dict[str, Tensor]:
-        """The tensors of ``weights``, ``optimizer`` or ``rng``, on the CPU."""
+        """The tensors of ``weights``, ``optimizer``, ``rng`` or a part more, on the CPU."""
         return load_file(self.folder / f"{part}.safetensors")
 
 
-def save_checkpoint(
-    run: RunFolder,
-    step: int,
-    parts: Mapping[str, Mapping[str, Tensor]],
-    state: Mapping[str, Any],
-    *,
-    keep: int,
-    is_best: bool = False,
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A run at a step boundary. ``parts``: the tensors of each of PARTS, and of more; ``state``: what JSON holds."""
+
+    step: int
+    parts: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+    is_best: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for part in self.parts.values() for tensor in part.values())
+
+    def apart(self) -> Snapshot:
+        """A copy in the host's memory that further training does not reach."""
+        parts = {
+            part: {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for part, tensors in self.parts.items()
+        }
+        return replace(self, parts=parts, state=copy.deepcopy(dict(self.state)))
+
+
+def save_checkpoint(run: RunFolder, snapshot: Snapshot, *, keep: int) -> Path:
     """Write ``step-NNNNNN`` atomically, point ``last`` at it (and ``best``), drop all but the newest ``keep`` and best.
 
-    ``parts``: the tensors of each of PARTS. Raises: MachineError ``machine.disk-full``; older checkpoints stay.
+    Raises: MachineError ``machine.disk-full``; older checkpoints stay.
     """
+    step = snapshot.step
     folder = run.checkpoints / f"step-{step:06d}"
     with new_folder(folder, replace=True) as temporary:
-        for part in PARTS:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parts[part].items()}
+        for part, found in snapshot.parts.items():
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
             save_file(tensors, temporary / f"{part}.safetensors")
-        write_json(temporary / "state.json", {**state, "step": step})
+        write_json(temporary / "state.json", {**snapshot.state, "step": step})
         files = {
             path.name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(temporary.iterdir())
         }
         write_json(temporary / "MANIFEST.json", {"format": FORMAT, "step": step, "files": files})
     write_file(run.checkpoints / "last", folder.name + "\n")
-    if is_best:
+    if snapshot.is_best:
         mark_best(run, step)
     _drop_old(run, keep)
     return folder
@@ -131,7 +150,8 @@ def _verified(folder: Path) -> Checkpoint | None:
         files = manifest["files"]
         present = {path.name for path in folder.iterdir()} - {"MANIFEST.json"}
         expected = {"format": FORMAT, "step": _step(folder), "files": files}
-        if raw != json_bytes(expected) or present != set(files):
+        needed = {f"{part}.safetensors" for part in PARTS}
+        if raw != json_bytes(expected) or present != set(files) or not needed <= present:
             return None
         for name, facts in files.items():
             path = folder / name
@@ -153,23 +173,51 @@ def _drop_old(run: RunFolder, keep: int) -> None:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """AdamW's moments and step counts as ``NAME|exp_avg`` ...; ``names``: id of a parameter -> its name."""
-    return {
-        f"{names[id(parameter)]}|{key}": value
-        for parameter, slots in optimizer.state.items()
-        for key, value in slots.items()
-        if isinstance(value, Tensor)
-    }
+SHARED = ("qmap1", "qmap2")
+"""bitsandbytes' tables of what its codes mean, one for all parameters; safetensors wants each tensor on its own."""
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str]
+) -> tuple[dict[str, Tensor], dict[str, Plain]]:
+    """What any optimiser keeps of each parameter: tensors and plain values, as ``NAME|exp_avg``, ``NAME|step`` ...
+
+    ``names``: id of a parameter -> its name. Raises: TypeError for what is neither: nothing is left out unsaid.
+    """
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Plain] = {}
+    for parameter, slots in optimizer.state.items():
+        for slot, value in slots.items():
+            key = f"{names[id(parameter)]}|{slot}"
+            if isinstance(value, Tensor):
+                tensors[key] = value.clone() if slot in SHARED else value
+            elif value is None or isinstance(value, (bool, int, float, str)):
+                values[key] = value
+            else:
+                raise TypeError(f"{key}: {type(value).__name__}")
+    return tensors, values
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Plain],
 ) -> None:
-    """The inverse of ``optimizer_tensors``, on each parameter's device."""
-    for key, value in tensors.items():
+    """The inverse of ``optimizer_state``, on each parameter's device; paged states come back as pages."""
+    saved = {id(parameters[key.rsplit("|", 1)[0]]) for key in tensors}
+    if getattr(optimizer, "is_paged", False):
+        for number, group in enumerate(optimizer.param_groups):
+            for place, parameter in enumerate(group["params"]):
+                if id(parameter) in saved:
+                    optimizer.init_state(group, parameter, number, place)  # type: ignore[attr-defined]
+    for key, value in {**tensors, **values}.items():
         name, slot = key.rsplit("|", 1)
-        optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)
+        slots = optimizer.state[parameters[name]]
+        if isinstance(value, Tensor) and getattr(slots.get(slot), "is_paged", False):
+            slots[slot].copy_(value)
+        else:
+            slots[slot] = value.to(parameters[name].device) if isinstance(value, Tensor) else value
 
 
 def restore_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
@@ -190,7 +238,7 @@ def restore_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str
 
 
 def rng_tensors() -> dict[str, Tensor]:
-    """The states of torch's generators (dropout draws from them)."""
+    """The states of torch's generators: dropout draws from them, and nothing in training from Python's or numpy's."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -201,5 +249,6 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
     """The inverse of ``rng_tensors``."""
     torch.set_rng_state(tensors["cpu"])
     for name, state in tensors.items():
-        if name.startswith("cuda:") and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda:")))
+        index = int(name.removeprefix("cuda:")) if name.startswith("cuda:") else torch.cuda.device_count()
+        if index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, index)

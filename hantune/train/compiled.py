@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class Choice:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""
-        return {"compiled": self.is_compiled, "reason": self.reason}
+        return asdict(self)
 
 
 def choose(asked: str, *, seconds: float | None, shape: tuple[int, int, int], like: Tensor) -> Choice:
@@ -62,12 +62,10 @@ def choose(asked: str, *, seconds: float | None, shape: tuple[int, int, int], li
     return Choice(is_compiled=True, reason=f"试过: 逐元素的运算只用原来 {ours / theirs:.2f} 倍的时间")
 
 
-def restore(is_compiled: bool) -> None:
-    """What a run that goes on computed with before.
-
-    Raises: whatever the compiler raises, because another form would be another run.
-    """
-    formulas.use(compile_formulas() if is_compiled else EAGER)
+def restore(choice: Choice) -> Choice:
+    """Put into use what a run that goes on computed with before: another form would round differently."""
+    formulas.use(compile_formulas() if choice.is_compiled else EAGER)
+    return choice
 
 
 def compile_formulas(backend: str = "inductor") -> Formulas:

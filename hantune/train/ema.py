@@ -31,10 +31,12 @@ class Ema:
         """
         decay = min(self._decay, (1 + step) / (10 + step))
         for parameter in self._parameters.values() if self._decay else ():
-            state = self._optimizer.state[parameter]
+            state = self._optimizer.state.get(parameter)
+            if not state:  # the optimiser has still to begin it, which it does only where nothing is
+                continue
             if SLOT in state:
                 state[SLOT].lerp_(parameter.float(), 1 - decay)
-            elif state:  # an empty one is still to be begun by the optimiser itself
+            else:
                 state[SLOT] = parameter.detach().to(torch.float32, copy=True)
 
     @torch.no_grad()

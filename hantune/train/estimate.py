@@ -18,7 +18,7 @@ from hantune.data.batch import Batch, evaluation_batches
 from hantune.models.headers import ITEM_BYTES, tensor_places
 from hantune.models.shards import DTYPE_NAMES
 from hantune.train.feed import Feed
-from hantune.train.memory import held_memory
+from hantune.train.memory import process_memory
 from hantune.train.plan import Plan
 from hantune.train.precision import Precision
 from hantune.train.rehearsal import Footprint, Rehearsal
@@ -101,7 +101,7 @@ def estimate_memory(
     held_out = next(evaluation_batches(material.val, pad_id=material.encoder.pad_id), None)
     evaluation = rehearsal.evaluation(held_out) + tensors.optimizer if held_out is not None else 0
     gc.collect()
-    process = held_memory() or PROCESS_BYTES
+    process = process_memory()[0] or PROCESS_BYTES
     stored, converted = _weight_bytes(folder, precision)
     make = _on_cpu if target.device.type == "cpu" else _on_card
     return make(tensors, process, evaluation, stored, converted, precision), Largest.of(batch, material.train.lengths)

@@ -8,8 +8,8 @@ import numpy as np
 
 from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch, Samples, collate_samples
-from hantune.data.pack import epoch_steps, largest_batch, micro_batches
-from hantune.train.plan import Plan
+from hantune.data.pack import largest_batch, micro_batches
+from hantune.train.plan import Plan, course_of
 
 
 class Feed:
@@ -21,7 +21,7 @@ class Feed:
         self._plan = plan
         self._section = section
         self._pad_id = pad_id
-        self._epoch: tuple[int, list[np.ndarray]] | None = None
+        self.course = course_of(plan, samples.lengths, section.seed)
 
     @property
     def total_steps(self) -> int:
@@ -29,15 +29,16 @@ class Feed:
 
     def samples_of_step(self, step: int) -> np.ndarray:
         """The sample numbers that ``step`` trains."""
-        epoch, within = divmod(step, self._plan.steps_per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            steps = epoch_steps(self._lengths, self._plan.samples_per_step, seed=self._section.seed, epoch=epoch)
-            self._epoch = (epoch, steps)
-        return self._epoch[1][within]
+        return self.course.samples(step)
 
     def tokens_of_step(self, step: int) -> int:
         """Real tokens of the step's samples."""
         return int(self._lengths[self.samples_of_step(step)].sum())
+
+    def squares_of_step(self, step: int) -> int:
+        """The lengths of the step's samples, squared and summed."""
+        lengths = self._lengths[self.samples_of_step(step)].astype(np.int64)
+        return int((lengths * lengths).sum())
 
     def micro_batches(self, step: int, most: int | None = None) -> list[Batch]:
         """The step's samples, cut and collated; what computes more than ``most`` positions is halved by samples."""

@@ -109,9 +109,10 @@ class Guards:
         best = self.watchdog.best
         if best is None or not self.watchdog.has_diverged:
             return []
+        rise = f"损失从 {best.loss:.2f} 升到 {self.watchdog.latest:.2f}, 降不回来"
         error = TrainError(
             "train.diverged",
-            f"训练发散了: 损失从 {best.loss:.2f} 升到 {self.watchdog.latest:.2f}, 降不回来; 好检查点到第 {last_good} 步",
+            f"训练发散了: {rise}; 好检查点到第 {last_good} 步",
             place=f"第 {step} 步",
             hint=self._half_the_rate,
         )

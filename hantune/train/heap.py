@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hantune.train.memory import held_memory
+from hantune.train.memory import process_memory
 
 SPARE = 1.02
 """If holes were not what stood above the limit, the limit was wrong: it becomes this much more than is really held."""
@@ -35,11 +35,11 @@ class Heap:
 
     def check(self, *_: Any) -> None:
         """Give back what is free if the process stands above the limit."""
-        if self._trim is None or (held_memory() or 0) <= self.limit:
+        if self._trim is None or (process_memory()[0] or 0) <= self.limit:
             return
         self._trim(0)
         self.trims += 1
-        self.limit = max(self.limit, int((held_memory() or 0) * SPARE))
+        self.limit = max(self.limit, int((process_memory()[0] or 0) * SPARE))
 
     def _after_layer(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         self.check()

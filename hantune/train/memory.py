@@ -7,7 +7,6 @@ A Linux host kills a process that takes more than there is, without an exception
 from __future__ import annotations
 
 import contextlib
-import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,12 +45,10 @@ def measured_peak(device: torch.device) -> Iterator[Peak]:
     peak.bytes = _status("VmHWM")
 
 
-def held_memory() -> int | None:
-    """Bytes of the machine's memory that this process holds now; None where the system does not tell."""
-    try:
-        return int((ROOT / "proc/self/statm").read_bytes().split()[1]) * mmap.PAGESIZE
-    except (OSError, IndexError):
-        return None
+def process_memory() -> tuple[int | None, int | None]:
+    """Bytes of the host's memory that this process holds now, and held at its peak; None where nothing tells."""
+    status = _text(ROOT / "proc/self/status")
+    return _kibibytes(status, "VmRSS"), _kibibytes(status, "VmHWM")
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from hantune.config.schema import RunConfig
 from hantune.data.pack import Layout, num_steps
+from hantune.train.course import Course, Deal, dealt_from
+from hantune.train.probe_plan import ProbePlan
 
 TIMES_PER_RUN = 5
 """How often a run evaluates and saves when the configuration does not say."""
@@ -15,7 +20,10 @@ TIMES_PER_RUN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The counts of one run. A step is one update of the weights."""
+    """The counts of one run. A step is one update of the weights.
+
+    ``run_samples``: samples of the whole run, all epochs together. ``deals``: see ``course``.
+    """
 
     num_samples: int
     num_val: int
@@ -26,9 +34,25 @@ class Plan:
     save_every: int
     layout: Layout
     layout_reason: str
+    run_samples: int
+    deals: tuple[Deal, ...]
+    by_length: bool
+    probes: ProbePlan = ProbePlan()
+
+    def still_to_come(self, step: int) -> dict[str, int]:
+        """How many evaluations, rounds of questions and saves come after ``step``."""
+        return {
+            "eval": self._times_left(step, self.eval_every),
+            "probe": sum(asked > step for asked in self.probes.steps),
+            "save": self._times_left(step, self.save_every),
+        }
+
+    def _times_left(self, step: int, every: int) -> int:
+        """How often something that is done every so many steps and at the end is still to be done."""
+        return math.ceil(self.total_steps / every) - step // every if step < self.total_steps else 0
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "deals": [list(deal) for deal in self.deals], "probes": self.probes.as_dict()}
 
 
 def make_plan(
@@ -44,7 +68,7 @@ def make_plan(
     total = max(1, math.ceil(steps_per_epoch * train.epochs - 1e-9))
     if train.max_steps is not None:
         total = min(total, train.max_steps)
-    often = max(1, math.ceil(total / TIMES_PER_RUN))
+    epochs, steps = divmod(total, steps_per_epoch)
     layout, reason = _choose_layout(train.batching, can_pack, packs_fast)
     return Plan(
         num_samples=num_samples,
@@ -52,11 +76,45 @@ def make_plan(
         samples_per_step=samples_per_step,
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
-        eval_every=config.eval.every_steps or often,
-        save_every=train.save_every_steps or often,
+        eval_every=config.eval.every_steps or _often(total),
+        save_every=train.save_every_steps or _often(total),
         layout=layout,
         layout_reason=reason,
+        run_samples=epochs * num_samples + min(steps * samples_per_step, num_samples),
+        deals=(Deal(0, samples_per_step),),
+        by_length=layout == "sorted",
     )
+
+
+def continued(plan: Plan, config: RunConfig, lengths: np.ndarray, state: Mapping[str, Any] | None) -> Plan:
+    """The plan of a run that goes on from a checkpoint with this ``state``. ``plan``: as if the run began now."""
+    if state is None:
+        return plan
+    deals = dealt_from((Deal(*deal) for deal in state["deals"]), state["step"], plan.samples_per_step)
+    plan = replace(plan, deals=deals, run_samples=state["run_samples"], by_length=state["by_length"])
+    total = course_of(plan, lengths, config.train.seed).total_steps
+    return replace(
+        plan,
+        total_steps=total,
+        eval_every=config.eval.every_steps or _often(total),
+        save_every=config.train.save_every_steps or _often(total),
+    )
+
+
+def course_of(plan: Plan, lengths: np.ndarray, seed: int) -> Course:
+    """What each step of the plan trains."""
+    return Course(
+        lengths,
+        plan.deals,
+        seed=seed,
+        run_samples=plan.run_samples,
+        first_total=plan.total_steps,
+        by_length=plan.by_length,
+    )
+
+
+def _often(total_steps: int) -> int:
+    return max(1, math.ceil(total_steps / TIMES_PER_RUN))
 
 
 def _choose_layout(asked: str, can_pack: bool, packs_fast: bool) -> tuple[Layout, str]:

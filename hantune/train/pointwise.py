@@ -137,8 +137,10 @@ def _mlp(module: Any, x: Tensor) -> Tensor:
 def _is_same(module: Any, forward: Any) -> bool:
     """Whether both ways agree on a few random tokens."""
     weight = module.weight if hasattr(module, "weight") else module.gate_proj.weight
+    width = weight.shape[-1] if hasattr(module, "weight") else module.gate_proj.in_features
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(3, weight.shape[-1], generator=draw).to(weight)
+    x = torch.randn(3, width, generator=draw).to(weight.device)
+    x = x.to(weight.dtype) if weight.is_floating_point() else x  # a weight in 8 or 4 bits takes any
     with torch.no_grad():
         try:
             ours, theirs = forward(module, x).float(), module(x).float()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from hantune.errors import ConfigError, MachineError
+from hantune.models.call import evaluating
 
 MIN_BF16_PARAMETERS = 30_000_000
 """Below this a CPU spends its time outside the matrix products, and bf16 wins nothing (docs/decisions.md)."""
@@ -58,27 +59,52 @@ def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cpu")
 
 
+@dataclass(frozen=True)
+class Units:
+    """What multiplies matrices. ``capability``: of a card, (major, minor); None on a CPU."""
+
+    capability: tuple[int, int] | None
+    has_bf16: bool
+
+
+def units_of(device: torch.device) -> Units:
+    """The units of a device that is there."""
+    if device.type != "cuda":
+        return Units(None, cpu_has_bf16())
+    capability = torch.cuda.get_device_capability(device)
+    return Units(capability, capability >= (8, 0))
+
+
 def choose_precision(asked: Asked, device: torch.device, *, is_adapter: bool, num_parameters: int) -> Precision:
     """The precision for this machine and model, with its reason in Chinese. A pure function of machine and arguments.
 
     Raises: ConfigError ``train.fp16-on-cpu``.
     """
     if asked == "fp16" and device.type == "cpu":
-        hint = "train.precision=auto"
+        hint = "train.precision=auto; 接着练用 fp16 开始的训练, 要在有显卡的机器上"
         raise ConfigError("train.fp16-on-cpu", "CPU 上不能用 fp16", place="train.precision", hint=hint)
-    name, reason = (asked, "配置里指定的") if asked != "auto" else _automatic(device, is_adapter, num_parameters)
+    if asked == "auto":
+        return precision_of(*automatic(units_of(device), is_adapter, num_parameters), is_adapter=is_adapter)
+    return precision_of(asked, "配置里指定的", is_adapter=is_adapter)
+
+
+def precision_of(name: str, reason: str, *, is_adapter: bool) -> Precision:
+    """The dtypes behind a name. A frozen base is held in the type of the products; what is learned never is."""
     compute = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
     weights = compute if is_adapter else torch.float32
     return Precision(name=name, weights=weights, compute=compute, reason=reason)
 
 
-def _automatic(device: torch.device, is_adapter: bool, num_parameters: int) -> tuple[str, str]:
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        if major >= 8:
-            return "bf16", f"显卡计算能力 {major}.{minor}, 有 bf16 矩阵单元"
-        return "fp16", f"显卡计算能力 {major}.{minor} 没有 bf16 单元; 用 fp16, 适配器保持 float32, 并缩放损失"
-    if not cpu_has_bf16():
+def automatic(units: Units, is_adapter: bool, num_parameters: int) -> tuple[str, str]:
+    """Name and reason: bf16 where it is fast, fp16 with a loss scaler on V100 and T4, else float32."""
+    if units.capability is not None:
+        card = f"显卡计算能力 {units.capability[0]}.{units.capability[1]}"
+        if units.has_bf16:
+            return "bf16", f"{card}, 有 bf16 矩阵单元"
+        if units.capability >= (7, 0):
+            return "fp16", f"{card}, 没有 bf16 单元; 用 fp16, 适配器保持 float32, 并缩放损失"
+        return "float32", f"{card}, 没有半精度的矩阵单元, 用 fp16 反而慢, 也容易变成 NaN"
+    if not units.has_bf16:
         return "float32", "这个 CPU 没有 bf16 指令, 用 bf16 反而更慢"
     if num_parameters < MIN_BF16_PARAMETERS:
         return "float32", f"模型只有 {num_parameters / 1e6:.1f} 百万参数, bf16 省不了时间"
@@ -91,3 +117,9 @@ def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 matrices in hardware."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def bears_fp16(model: Any, tokens_BT: torch.Tensor) -> bool:
+    """Whether a model in fp16 gives numbers at all: some were made in bf16 and go beyond 65,504 (trap D1)."""
+    with evaluating(model), torch.no_grad(), torch.autocast(tokens_BT.device.type, torch.float16):
+        return bool(model(input_ids=tokens_BT, use_cache=False).logits.isfinite().all())

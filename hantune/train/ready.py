@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hantune.config.schema import RunConfig
+from hantune.errors import ConfigError
+from hantune.evaluate.probes import Probe
 from hantune.log import console
-from hantune.train.plan import Plan, make_plan
-from hantune.train.precision import Precision, choose_device, choose_precision
+from hantune.models.quantize import num_weights
+from hantune.train.compiled import Choice, choose, restore
+from hantune.train.floor import Floor, measured_floor
+from hantune.train.liger import Kernels, use_liger
+from hantune.train.optim import optimizer_name
+from hantune.train.plan import Plan, continued, make_plan
+from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
+from hantune.train.questions import plan_questions, questions_of
+from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
+
+SLOWER_THAN_FLOOR = 2
+"""A step takes about so many times what its matrix products alone would."""
+OVERFLOWS = "这个模型在 fp16 里会溢出 (试算过最长的一条样本)"
+TRIED_TOKENS = 512
+LOADED = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)"}
+OPTIMIZERS = {
+    "adamw8bit": "两份状态各存 8 比特",
+    "paged_adamw": "显存不够时状态挪到内存",
+    "paged_adamw8bit": "两份状态各存 8 比特, 显存不够时挪到内存",
+}
 
 DEFAULT_THREADS = torch.get_num_threads()
 """What torch chose for this machine, before any run of this process chose otherwise."""
@@ -26,17 +47,30 @@ class Ready:
     device: torch.device
     model: nn.Module
     precision: Precision
+    recompute: Recompute
+    kernels: Kernels
+    load: str
+    optimizer: str
     plan: Plan
+    probes: tuple[Probe, ...]
+    formulas: Choice
+    floor: Floor | None = None
+    patience: int | None = None
 
     def count(self, *, learned: bool = False) -> int:
         """Numbers in the model, or in what is learned of it."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad or not learned)
+        return sum(num_weights(p) for p in self.model.parameters() if p.requires_grad or not learned)
 
     def as_dict(self, material: Material) -> dict[str, Any]:
         """What ``plan.json`` holds."""
         return {
             **self.plan.as_dict(),
             "precision": self.precision.as_dict(),
+            "load": self.load,
+            "recompute": self.recompute.as_dict(),
+            "kernels": self.kernels.as_dict(),
+            "optimizer": self.optimizer,
+            "formulas": self.formulas.as_dict(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "parameters": {"total": self.count(), "learned": self.count(learned=True)},
@@ -46,19 +80,46 @@ class Ready:
         }
 
     def say(self) -> None:
-        """The plan in four lines."""
+        """The plan in a few lines."""
         plan = self.plan
         console.say(f"数据  训练 {plan.num_samples} 条  验证 {plan.num_val} 条  每步 {plan.samples_per_step} 条")
         console.say(f"参数  共 {self.count() / 1e6:.1f} 百万, 其中学习 {self.count(learned=True) / 1e6:.2f} 百万")
         console.say(f"精度  {self.precision.name}: {self.precision.reason}")
+        if self.device.type == "cuda":
+            console.say(f"核    {', '.join(self.kernels.names) or '没有用 Liger 的'}: {self.kernels.reason}")
+        if self.load != "full":
+            console.say(f"底座  线性层压成 {LOADED[self.load]}, 冻住; 适配器仍是 float32")
+        if self.optimizer != "adamw":
+            console.say(f"优化  {self.optimizer}: {OPTIMIZERS[self.optimizer]}")
+        if self.formulas.is_compiled:
+            console.say(f"编译  {self.formulas.reason}")
+        if self.recompute.is_on:
+            console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
+        if self.patience is not None:
+            console.say(f"提前停止  验证损失连续 {self.patience} 次评测都没有降")
+        if self.probes:
+            steps = ", ".join(map(str, plan.probes.steps))
+            console.say(
+                f"试答  {len(self.probes)} 个问题, 在第 {steps} 步; 每个最多答 {plan.probes.max_tokens} 个词元 "
+                f"(约占计算的 {plan.probes.share:.1%})"
+            )
 
 
-def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | None = None) -> Ready:
-    """Load the model and decide the rest; ``recorded``: the ``plan.json`` of a run that goes on, which is kept to.
+def get_ready(
+    config: RunConfig,
+    material: Material,
+    recorded: dict[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Ready:
+    """Load the model and decide the rest.
 
-    Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``.
+    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint.
+
+    Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
+        ``train.nothing-held-out``.
     """
+    _require_held_out(config, len(material.val))
     device = choose_device(config.train.device)
     torch.set_num_threads(recorded["threads"] if recorded else config.train.threads or DEFAULT_THREADS)
     precision = choose_precision(
@@ -67,31 +128,124 @@ def get_ready(config: RunConfig, material: Material, recorded: dict[str, Any] | 
         is_adapter=config.adapter.kind == "lora",
         num_parameters=_num_parameters(config),
     )
+    recompute = choose_recompute(config.train.activation_checkpointing)
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
-    model = _make_model(config, material, device, precision)
-    return Ready(device=device, model=model, precision=precision, plan=_plan(config, material, model))
+        recompute = Recompute(**recorded.get("recompute", recompute.as_dict()))
+    model, kernels = _make_model(config, material, device, precision, recompute)
+    is_free = config.train.precision == "auto" and not recorded
+    if is_free and precision.name == "fp16" and not bears_fp16(model, _longest(material, device)):
+        del model  # before the other one is loaded
+        precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
+        model, kernels = _make_model(config, material, device, precision, recompute)
+    plan = continued(_plan(config, material, model), config, material.train.lengths, state)
+    probes = questions_of(config, material, model)
+    asked = plan_questions(probes, config, material, model, plan, recorded)
+    floor = _floor(config, material, model, device, precision)
+    return Ready(
+        device=device,
+        model=model,
+        precision=precision,
+        recompute=recompute,
+        kernels=kernels,
+        load=config.model.load,
+        optimizer=optimizer_name(config.train, device),
+        plan=replace(plan, probes=asked),
+        probes=probes,
+        formulas=_choose_formulas(config, material, device, precision, floor, recorded),
+        floor=floor,
+        patience=config.train.early_stop_patience,
+    )
 
 
-def _make_model(config: RunConfig, material: Material, device: torch.device, precision: Precision) -> nn.Module:
+def _floor(
+    config: RunConfig, material: Material, model: nn.Module, device: torch.device, precision: Precision
+) -> Floor | None:
+    """What the model must multiply and what this machine can, at the size of the run's micro-batches."""
+    return measured_floor(model, device, precision.compute, rows=_usual_tokens(config, material))
+
+
+def _usual_tokens(config: RunConfig, material: Material) -> int:
+    """Tokens of a typical micro-batch."""
+    rows = config.train.batch_size * float(material.train.lengths.mean())
+    return max(64, round(min(rows, config.train.batch_tokens or rows)))
+
+
+def _choose_formulas(
+    config: RunConfig,
+    material: Material,
+    device: torch.device,
+    precision: Precision,
+    floor: Floor | None,
+    recorded: dict[str, Any] | None,
+) -> Choice:
+    """Whether the element-wise formulas are compiled; a run that goes on keeps to what it began with."""
+    if recorded:
+        return restore(Choice(**recorded["formulas"]))
+    if device.type != "cpu" or floor is None:
+        return Choice(is_compiled=False, reason="显卡上另有融合的核" if floor else "不认识这个模型的形状")
+    flop = floor.work.of(tokens=int(material.train.lengths.sum()), supervised=0, squares=0)
+    width, inner = floor.work.shape
+    return choose(
+        config.train.compile,
+        seconds=SLOWER_THAN_FLOOR * flop / floor.rate * config.train.epochs,
+        shape=(_usual_tokens(config, material), width, inner),
+        like=torch.zeros(1, dtype=precision.compute, device=device),
+    )
+
+
+def _require_held_out(config: RunConfig, num_val: int) -> None:
+    """Nothing, if there is what the configuration wants to look at.
+
+    Raises: ConfigError ``train.nothing-held-out``.
+    """
+    asked = {
+        "train.early_stop_patience": config.train.early_stop_patience is not None,
+        "train.final": config.train.final == "best" and config.train.best_by == "held_out",
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
+    if names and num_val == 0:
+        raise ConfigError(
+            "train.nothing-held-out",
+            f"{', '.join(names)} 要看验证损失, 可是没有留出验证对话",
+            place=names[0],
+            hint="整理数据时留一些: hantune data prepare ... --val-share 0.05; 或者去掉这个设置",
+        )
+
+
+def _longest(material: Material, device: torch.device) -> Tensor:
+    """The beginning of the longest sample, 1 x T."""
+    sample = material.train[int(material.train.lengths.argmax())]
+    return torch.tensor([sample.ids[:TRIED_TOKENS]], device=device)
+
+
+def _make_model(
+    config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute
+) -> tuple[nn.Module, Kernels]:
     from hantune.models import attention
     from hantune.models.load import load_model, require_rows
+    from hantune.train.frozen import compute_densely
     from hantune.train.pointwise import fuse_attention, fuse_pointwise
 
     model: nn.Module = load_model(
-        config.model.path, dtype=precision.weights, device=str(device), revision=config.model.revision
+        config.model.path,
+        dtype=precision.weights,
+        device=str(device),
+        revision=config.model.revision,
+        load=config.model.load,
     )
+    compute_densely(model)
     if config.train.batching != "sorted":
         attention.use(model, longest=config.data.max_tokens)
     require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
-    model = set_up(model, config)
+    model = set_up(model, config, recompute)
     if device.type == "cpu":
         fuse_pointwise(model)
         fuse_attention(model)
-    return model
+    return model, use_liger(model, device)
 
 
-def set_up(model: nn.Module, config: RunConfig) -> nn.Module:
+def set_up(model: nn.Module, config: RunConfig, recompute: Recompute) -> nn.Module:
     """The model with what is learned in it. Looks at no weight, so that a model without any can be set up too."""
     from hantune.models.adapter import attach_lora
     from hantune.models.call import bare_model, checkpoint_activations
@@ -100,7 +254,7 @@ def set_up(model: nn.Module, config: RunConfig) -> nn.Module:
     if config.adapter.kind == "lora":
         model = attach_lora(model, config.adapter, seed=config.train.seed)
         fuse_lora(model)
-    if config.train.activation_checkpointing:
+    if recompute.is_on:
         checkpoint_activations(bare_model(model))
     return model
 

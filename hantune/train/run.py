@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +21,32 @@ from torch import nn
 from hantune import __version__
 from hantune.config.schema import RunConfig
 from hantune.errors import RunError, TrainError
-from hantune.log import EventLog, console, duration, read_events
+from hantune.log import EventLog, JsonLines, console
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
 from hantune.train.loop import Loop
+from hantune.train.meter import Meter
+from hantune.train.outcome import TrainResult, finished_result, probe_seconds, result_of, say_end
 from hantune.train.parallel import make_accelerator
-from hantune.train.ready import Ready, get_ready
+from hantune.train.precision import Precision
+from hantune.train.probe import Prober
+from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
 from hantune.train.setup import (
+    Changes,
     Material,
+    changed_settings,
     check_same_material,
+    differences,
     fingerprints,
     open_material,
     settings_of,
+    told,
     write_mask_sample,
 )
 from hantune.train.trackers import Trackers
+from hantune.train.trainer_log import FILE as TRAINER_LOG
+from hantune.train.trainer_log import TrainerLog
 from hantune.train.watch import Watch
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a finished run reached. Losses are mean nats per learned token on held-out data."""
-
-    run: RunFolder
-    output: Path
-    steps: int
-    loss_before: float | None
-    loss_after: float | None
-    best_step: int | None
-    tokens_per_second: float
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "run": str(self.run.root),
-            "output": str(self.output),
-            "steps": self.steps,
-            "loss_before": self.loss_before,
-            "loss_after": self.loss_after,
-            "best_step": self.best_step,
-            "tokens_per_second": round(self.tokens_per_second, 1),
-            "seconds": round(self.seconds, 1),
-        }
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -89,29 +73,36 @@ def train(config: RunConfig) -> TrainResult:
             return _perform(config, run, material, ready)
 
 
-def resume(folder: Path) -> TrainResult:
+def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
     """Go on with a run from its newest checkpoint that verifies (from the start if there is none).
 
+    ``overrides``: ``train.batch_size=4`` and what else may change without being another run; they are kept.
     Raises: RunError ``run.not-a-run``; ConfigError ``run.changed``; and what ``train`` raises.
     """
-    import json
-
-    from hantune.config.io import load_config
+    from hantune.config.io import dump_config, load_config
 
     run = RunFolder(folder)
     if not run.is_run:
         hint = f"hantune train {quoted(folder)}" if folder.is_file() else "ls runs/  看看有哪些"
         raise RunError("run.not-a-run", "这不是一个运行文件夹", place=str(folder), hint=hint)
-    config = load_config(run.config).config
+    config = _with_absolute_paths(load_config(run.config, overrides).config)
     with run.lock():
-        if finished := _finished(run, config):
-            console.say(f"这次运行已经练完 ({finished.steps} 步), 没有要接着练的")
-            return finished
         recorded = json.loads(run.plan.read_bytes())
+        changes = changed_settings(config, recorded["fingerprints"], run)
+        if finished := finished_result(run, config):
+            console.say(f"这次运行已经结束 (练了 {finished.steps} 步), 没有要接着练的")
+            return finished
         material = open_material(config, run)
-        check_same_material(material, config, recorded["fingerprints"], run)
+        check_same_material(material, recorded["fingerprints"], run)
         with console.copied_to(run.log):
-            return _perform(config, run, material, get_ready(config, material, recorded))
+            checkpoint = checkpoints.newest_checkpoint(run)
+            if "train.threads" in changes:
+                recorded["threads"] = config.train.threads or DEFAULT_THREADS
+            ready = get_ready(config, material, recorded, None if checkpoint is None else checkpoint.state)
+            _tell_changes(changes, run, recorded, ready)
+            write_json(run.plan, _plan(material, ready, config))
+            write_file(run.config, dump_config(config, comments=True))
+            return _perform(config, run, material, ready, checkpoint)
 
 
 def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
@@ -142,16 +133,26 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
 
 def _write_start(run: RunFolder, material: Material, ready: Ready, config: RunConfig) -> None:
     """The files that make a folder a run; ``events.jsonl`` comes last, as its presence says the rest is whole."""
-    import accelerate
-    import peft
-    import transformers
-
     from hantune.config.io import dump_config
 
     write_file(run.config, dump_config(config, comments=True))
     write_mask_sample(material, run)
-    write_json(run.plan, {**ready.as_dict(material), "fingerprints": fingerprints(material, config)})
-    versions = {
+    write_json(run.plan, _plan(material, ready, config))
+    write_json(run.env, {"versions": _versions(), "system": platform.platform(), "cpus": os.cpu_count()})
+    write_file(run.events, "")
+
+
+def _plan(material: Material, ready: Ready, config: RunConfig) -> dict[str, Any]:
+    """What ``plan.json`` holds: the plan, and what a run that goes on is compared with."""
+    return {**ready.as_dict(material), "fingerprints": {**settings_of(config), **fingerprints(material)}}
+
+
+def _versions() -> dict[str, str]:
+    import accelerate
+    import peft
+    import transformers
+
+    return {
         "hantune": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -159,12 +160,33 @@ def _write_start(run: RunFolder, material: Material, ready: Ready, config: RunCo
         "peft": peft.__version__,
         "accelerate": accelerate.__version__,
     }
-    write_json(run.env, {"versions": versions, "system": platform.platform(), "cpus": os.cpu_count()})
-    write_file(run.events, "")
 
 
-def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready) -> TrainResult:
-    """Train from the newest good checkpoint (or step 0) to the end and write what was learned."""
+def _tell_changes(changes: Changes, run: RunFolder, recorded: dict[str, Any], ready: Ready) -> None:
+    """What is not as it was when the run began, and what follows from it."""
+    for name, change in changes.items():
+        console.say(f"改了  {name}  {told(change)}")
+    if ready.plan.samples_per_step != recorded["samples_per_step"]:
+        console.say(
+            f"每步 {recorded['samples_per_step']} 条改成 {ready.plan.samples_per_step} 条: 还没学的样本重新分步, "
+            "每条在一轮里仍然只学一次, 学习率按学过的样本接着走"
+        )
+    versions = json.loads(run.env.read_bytes())["versions"]
+    others = [f"{name} {told(change)}" for name, change in differences(_versions(), versions).items()]
+    if str(ready.device) != recorded["device"]:
+        others.append(f"设备 {recorded['device']} -> {ready.device}")
+    if others:
+        console.warn(f"和开始时不同: {', '.join(others)}; 接着练的结果在误差之内一样, 不保证逐位相同")
+
+
+def _perform(
+    config: RunConfig,
+    run: RunFolder,
+    material: Material,
+    ready: Ready,
+    checkpoint: checkpoints.Checkpoint | None = None,
+) -> TrainResult:
+    """Train from a checkpoint (or step 0) to the end and write what was learned."""
     start = time.monotonic()
     ready.say()
     accelerator = make_accelerator(ready.device, ready.precision)
@@ -173,9 +195,10 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready
     with (
         closing(EventLog(run.events)) as events,
         closing(EventLog(run.samples)) as answers,
-        closing(Trackers(config.log.trackers, run, settings_of(config))) as trackers,
+        closing(TrainerLog(run.root / TRAINER_LOG)) as trainer_log,
+        Trackers(config.log.trackers, run, settings_of(config)) as trackers,
     ):
-        watch = Watch(config, material, model, accelerator, events, answers, trackers)
+        watch = Watch(material, model, accelerator, events, trackers)
         loop = Loop(
             model=model,
             samples=material.train,
@@ -186,72 +209,86 @@ def _perform(config: RunConfig, run: RunFolder, material: Material, ready: Ready
             run=run,
             events=events,
             answers=answers,
+            trainer_log=trainer_log,
             evaluate=watch,
+            meter=Meter(ready.floor, ready.device),
+            ask=Prober(ready.probes, ready.plan, material, model, run, events, answers, trackers),
             report=trackers.log,
             log_every=config.log.every_steps,
         )
-        _restore(loop, run, events, answers)
+        _restore(loop, run, events, (answers, trainer_log), checkpoint)
         try:
             loop.train()
         except TrainError as error:
             events.write("stop", step=loop.step, **error.as_dict())
-            _keep_good(loop, config, run, material, model)
+            _keep_good(loop, config, run, material, model, ready.precision)
             raise
-        if config.train.final == "best":
-            _take_best(loop, run)
+        kept = _take_best(loop, run, watch) if config.train.final == "best" else loop.step
         loop.stepper.ema.take()
-        output = _write_output(config, run, material, model)
+        _write_output(config, run, material, model, ready.precision)
         events.write(
             "end",
             step=loop.step,
-            reason="done",
-            seconds=round(loop.meter.seconds, 2),
-            tokens_per_second=round(loop.meter.tokens / loop.meter.seconds, 1) if loop.meter.seconds else 0.0,
+            kept=kept,
+            reason="early-stop" if loop.step < ready.plan.total_steps else "done",
+            probe_seconds=probe_seconds(run),
+            **loop.meter.overall(),
         )
-    result = _result(run, config, time.monotonic() - start)
-    console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {output}")
+    result = result_of(run, config, time.monotonic() - start)
+    say_end(run, result)
     return result
 
 
-def _restore(loop: Loop, run: RunFolder, events: EventLog, answers: EventLog) -> None:
-    """Put the loop where the newest good checkpoint stands, or at a clean step 0."""
-    checkpoint = checkpoints.newest_checkpoint(run)
+def _restore(
+    loop: Loop, run: RunFolder, events: EventLog, logs: Sequence[JsonLines], checkpoint: checkpoints.Checkpoint | None
+) -> None:
+    """Put the loop where a checkpoint stands, or at a clean step 0."""
     if checkpoint is None:
-        events.truncate(0)
-        answers.truncate(0)
+        for log in (events, *logs):
+            log.truncate(0)
         events.write("start", version=__version__)
         return
     loop.restore(checkpoint)
-    events.write("resume", step=checkpoint.step, version=__version__)
-    if loop.best is not None and (run.checkpoints / f"step-{loop.best[1]:06d}").is_dir():
-        checkpoints.mark_best(run, loop.best[1])
+    events.write("resume", step=checkpoint.step, version=__version__, samples_per_step=loop.plan.samples_per_step)
+    if loop.best.step is not None and (run.checkpoints / f"step-{loop.best.step:06d}").is_dir():
+        checkpoints.mark_best(run, loop.best.step)
     console.say(f"从第 {checkpoint.step} 步的检查点接着练")
 
 
-def _take_best(loop: Loop, run: RunFolder) -> None:
-    """Go back to the weights with the lowest held-out loss, if they are not the last."""
+def _take_best(loop: Loop, run: RunFolder, watch: Watch) -> int:
+    """Go back to the best weights, if they are not the last; returns their step. Their held-out loss is known then."""
     best = checkpoints.best_checkpoint(run)
-    if best is not None and best.step != loop.step:
-        loop.restore_weights(best)
-        console.say(f"取验证损失最低的第 {best.step} 步")
+    if best is None or best.step == loop.step:
+        return loop.step
+    loop.restore_weights(best)
+    console.say(f"取最好的第 {best.step} 步")
+    if best.step % loop.plan.eval_every:
+        with loop.stepper.ema.taken():
+            watch(best.step)
+    return best.step
 
 
-def _keep_good(loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> None:
+def _keep_good(
+    loop: Loop, config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> None:
     """Write what the last good checkpoint of a run that failed has learned: the hours before are not lost."""
     good = checkpoints.checkpoint_at(run, loop.good_step)
     if good is not None:
         loop.restore_weights(good)
         loop.stepper.ema.take()
-        output = _write_output(config, run, material, model)
+        output = _write_output(config, run, material, model, precision)
         console.say(f"第 {good.step} 步的结果写在 {output}, 可以先用它")
 
 
-def _write_output(config: RunConfig, run: RunFolder, material: Material, model: nn.Module) -> Path:
+def _write_output(
+    config: RunConfig, run: RunFolder, material: Material, model: nn.Module, precision: Precision
+) -> Path:
     """``adapter/`` or ``model/``, with tokenizer and template inside."""
     from hantune.models.adapter import save_adapter
+    from hantune.models.quantize import quantization_of
     from hantune.models.save import save_model
 
-    info = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
+    info: dict[str, Any] = {"data": {"fingerprint": material.prepared.fingerprint, "train": len(material.train)}}
     shared: dict[str, Any] = {
         "base": config.model.path,
         "tokenizer": material.tokenizer,
@@ -259,37 +296,9 @@ def _write_output(config: RunConfig, run: RunFolder, material: Material, model: 
         "info": info,
     }
     if config.adapter.kind == "lora":
+        if quantization := quantization_of(config.model.load, precision.weights):
+            info["quantization"] = quantization.as_dict()
         save_adapter(model, run.adapter, **shared)
         return run.adapter
     save_model(model, run.model, **shared)
     return run.model
-
-
-def _finished(run: RunFolder, config: RunConfig) -> TrainResult | None:
-    """The result of a run that came to its end and still has its adapter or model."""
-    events = read_events(run.events)
-    if events and events[-1]["event"] == "end" and _output(run, config).is_dir():
-        return _result(run, config, 0.0)
-    return None
-
-
-def _output(run: RunFolder, config: RunConfig) -> Path:
-    return run.adapter if config.adapter.kind == "lora" else run.model
-
-
-def _result(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
-    """What the event log of a finished run says."""
-    end = read_events(run.events, "end")[-1]
-    losses = {event["step"]: event["loss"] for event in read_events(run.events, "eval")}
-    best = checkpoints.best_checkpoint(run)
-    kept = best.step if config.train.final == "best" and best is not None else end["step"]
-    return TrainResult(
-        run=run,
-        output=_output(run, config),
-        steps=end["step"],
-        loss_before=losses.get(0),
-        loss_after=losses.get(kept),
-        best_step=None if best is None else best.step,
-        tokens_per_second=end["tokens_per_second"],
-        seconds=seconds,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 
 
 MATERIAL_WORDS = {"model": "底座模型", "data": "数据", "tokenizer": "分词器", "template": "提示模板"}
+MAY_CHANGE = (
+    "train.batch_size", "train.accumulation_steps", "train.batch_tokens", "train.threads", "train.device",
+    "train.activation_checkpointing", "train.save_every_steps", "train.keep_checkpoints", "eval.every_steps",
+    "log.every_steps", "log.trackers",
+)  # fmt: skip
+"""Settings that may differ when a run goes on: it learns from the same samples, each once an epoch, all the same."""
+PLACES = ("model.path", "model.tokenizer", "data.path")
+"""Where things lie. What lies there must be the same, and is compared by its fingerprint."""
+SHOWN = 48
+"""Characters of a value that a list of changes shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,22 +159,59 @@ def write_mask_sample(material: Material, run: RunFolder) -> None:
     write_json(run.root / "mask_sample.json", {"source": material.train[0].source, "tokens": tokens})
 
 
-def check_same_material(
-    material: Material, config: RunConfig, expected: dict[str, Any], run: RunFolder
-) -> None:
-    """Refuse to resume on other data, another base, template or setting than the run began with.
+Changes = dict[str, tuple[Any, Any]]
+"""Name of a setting, or of a part of the material -> its value when the run began, and now."""
+
+
+def changed_settings(config: RunConfig, recorded: Mapping[str, Any], run: RunFolder) -> Changes:
+    """The settings that differ from those a run began with, all of them such that may.
+
+    Raises: ConfigError ``run.changed`` with every one that may not.
+    """
+    from hantune.data.prepared import is_prepared
+
+    changes = differences(settings_of(config), recorded)
+    # Of a raw file the run has its own copy, made when it began: what lies elsewhere now would not be looked at.
+    places = PLACES if is_prepared(Path(config.data.path)) else PLACES[:-1]
+    _refuse({name: change for name, change in changes.items() if name not in (*MAY_CHANGE, *places)}, run)
+    return changes
+
+
+def check_same_material(material: Material, recorded: Mapping[str, Any], run: RunFolder) -> None:
+    """Refuse to resume on other data, another base, tokenizer or template than the run began with.
 
     Raises: ConfigError ``run.changed``.
     """
-    found = fingerprints(material, config)
-    changed = [MATERIAL_WORDS.get(name, name) for name, value in expected.items() if found.get(name) != value]
-    if changed:
+    _refuse(differences(fingerprints(material), recorded), run)
+
+
+def differences(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> Changes:
+    """What both have and is not the same."""
+    return {name: (recorded[name], value) for name, value in found.items() if recorded.get(name, value) != value}
+
+
+def _refuse(changes: Changes, run: RunFolder) -> None:
+    if changes:
+        lines = [f"      {MATERIAL_WORDS.get(name, name)}  {told(change)}" for name, change in changes.items()]
         raise ConfigError(
             "run.changed",
-            f"和开始训练时不一样了: {', '.join(changed)}; 接着练就不再是同一次运行",
+            "\n".join(["和开始训练时不一样了, 接着练就不再是同一次运行:", *lines]),
             place=str(run.root),
-            hint="恢复原来的数据, 模型和 config.yaml, 或用 hantune train 开始一次新的运行",
+            hint=f"恢复原来的再接着练 (能改的只有 {', '.join(MAY_CHANGE)}), 或用 hantune train 开始一次新的运行",
         )
+
+
+def told(change: tuple[Any, Any]) -> str:
+    """``old -> new``; of long texts the part from where they differ."""
+    old, new = ("空" if value in (None, "None") else str(value) for value in change)
+    same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    start = max(0, same - SHOWN // 2) if max(len(old), len(new)) > SHOWN else 0
+    return " -> ".join(_shown(text, start) for text in (old, new))
+
+
+def _shown(text: str, start: int) -> str:
+    part = text[start : start + SHOWN].replace("\n", "\\n")
+    return ("..." if start else "") + part + ("..." if len(text) > start + SHOWN else "")
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -175,10 +223,9 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def fingerprints(material: Material, config: RunConfig) -> dict[str, Any]:
-    """What identifies base, data, tokenizer and template, and the settings."""
+def fingerprints(material: Material) -> dict[str, str]:
+    """What identifies base, data, tokenizer and template."""
     return {
-        **settings_of(config),
         "model": material.base,
         "data": material.prepared.fingerprint,
         "tokenizer": material.encoder.fingerprint,

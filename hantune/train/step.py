@@ -17,7 +17,7 @@ from hantune.errors import TrainError, is_out_of_memory
 from hantune.models.loss import supervised_nats
 from hantune.train.ema import Ema
 from hantune.train.neftune import noisy_embeddings
-from hantune.train.optim import make_optimizer, trained_parameters
+from hantune.train.optim import make_optimizer, state_bytes, trained_parameters
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -136,10 +136,11 @@ class Stepper:
             ) from error
 
     def bytes_to_come(self) -> int:
-        """What the first update will take for the optimiser's moments; 0 once they are there."""
+        """What the first update will take for the optimiser's moments and averages; 0 once they are there."""
         if self.optimizer.state:
             return 0
-        return 2 * self.gradient_bytes()
+        averages = self.gradient_bytes() if self._section.ema_decay else 0
+        return averages + state_bytes(self.parameters.values(), self._section)
 
     def gradient_bytes(self) -> int:
         """What the gradients of all that is learned take."""

@@ -1,4 +1,4 @@
-"""What is looked at while a run trains: the held-out loss, and the answers to a few fixed questions."""
+"""What is looked at while a run trains: the held-out loss. (The answers to the fixed questions: ``probe.py``.)"""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from hantune.config.schema import RunConfig
 from hantune.data.batch import evaluation_batches
-from hantune.data.types import Message
 from hantune.evaluate.perplexity import held_out
-from hantune.infer.engine import Engine
-from hantune.infer.sample import SamplingParams
 from hantune.log import EventLog, console
 from hantune.train.setup import Material
 from hantune.train.trackers import Trackers
@@ -21,31 +17,19 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Held-out loss and answers to the fixed questions, at a step; writes both logs."""
+    """The held-out loss at a step; writes its event."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        material: Material,
-        model: nn.Module,
-        accelerator: Accelerator,
-        events: EventLog,
-        answers: EventLog,
-        trackers: Trackers,
+        self, material: Material, model: nn.Module, accelerator: Accelerator, events: EventLog, trackers: Trackers
     ) -> None:
-        self._trackers = trackers
-        self._section = config.eval
         self._material = material
         self._model = model
         self._accelerator = accelerator
         self._events = events
-        self._answers = answers
+        self._trackers = trackers
 
     def __call__(self, step: int) -> float | None:
-        self._ask(step)
-        return self._measure(step)
-
-    def _measure(self, step: int) -> float | None:
+        """Nats per learned token; None without held-out data."""
         if len(self._material.val) == 0:
             return None
         with self._accelerator.autocast():
@@ -60,17 +44,3 @@ class Watch:
         self._trackers.log({"held_out_loss": found.loss, "bits_per_character": found.bits_per_character}, step)
         console.say(f"第 {step} 步  验证损失 {found.loss:.3f}  困惑度 {found.perplexity:.1f}")
         return float(found.loss)
-
-    def _ask(self, step: int) -> None:
-        engine = Engine(self._model, self._material.encoder, self._material.template)
-        params = SamplingParams(max_tokens=self._section.probe_max_tokens)
-        questions = [[Message(role="user", text=prompt)] for prompt in self._section.probes]
-        completions = engine.answer_many(questions, params) if questions else []
-        for prompt, completion in zip(self._section.probes, completions, strict=True):
-            self._answers.write(
-                "probe",
-                step=step,
-                prompt=prompt,
-                answer=completion.text,
-                finish_reason=completion.finish_reason,
-            )

@@ -19,6 +19,8 @@ FEWEST = 8
 """Steps before there is a mean to speak of."""
 LATEST = 8
 """Steps whose mean says early that a state may be bad."""
+HIGHEST = 1e6
+"""What a loss counts at most before there is anything to compare it with."""
 SPIKE = 10.0
 """A gradient norm of so many times the usual one stands out."""
 
@@ -48,6 +50,8 @@ class Watchdog:
 
     def __init__(self) -> None:
         self.best: Level | None = None
+        self.now: Level | None = None
+        """The last window; None in the first steps."""
         self._losses: list[float] = []
         self._norms: list[float] = []
 
@@ -55,15 +59,13 @@ class Watchdog:
         """One more step, both figures finite."""
         self._losses = [*self._losses, loss][-WINDOW:]
         self._norms = [*self._norms, norm][-WINDOW:]
-        now = self.now
-        if now is not None and (self.best is None or now.limit(WINDOW) < self.best.limit(WINDOW)):
-            self.best = now
-
-    @property
-    def now(self) -> Level | None:
-        """The last window; None in the first steps."""
         if len(self._losses) < FEWEST:
-            return None
+            return
+        self.now = self._level()
+        if self.best is None or self.now.limit(WINDOW) < self.best.limit(WINDOW):
+            self.best = self.now
+
+    def _level(self) -> Level:
         losses = self._counted()
         mean = statistics.fmean(losses)
         spread = math.sqrt(statistics.fmean([(loss - mean) ** 2 for loss in losses]))
@@ -71,7 +73,7 @@ class Watchdog:
 
     def _counted(self) -> list[float]:
         """The losses of the last steps, each at most the ceiling."""
-        ceiling = math.inf if self.best is None else self.best.ceiling
+        ceiling = HIGHEST if self.best is None else self.best.ceiling
         return [min(loss, ceiling) for loss in self._losses]
 
     @property
@@ -82,11 +84,11 @@ class Watchdog:
     @property
     def has_diverged(self) -> bool:
         """Whether the loss is far above the best it was, or clearly above it with gradients that exploded."""
-        now, steps = self.now, len(self._losses)
-        if now is None or self.best is None:
+        now, best = self.now, self.best
+        if now is None or best is None:
             return False
-        is_clear = now.loss > self.best.limit(steps, factor=1.2, more=0.5)
-        return now.loss > self.best.limit(steps) or (is_clear and now.norm > SPIKE * self.best.norm)
+        is_clear = now.loss > best.limit(now.steps, factor=1.2, more=0.5)
+        return now.loss > best.limit(now.steps) or (is_clear and now.norm > SPIKE * best.norm)
 
     @property
     def is_suspect(self) -> bool:

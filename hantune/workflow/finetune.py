@@ -15,7 +15,7 @@ from hantune.paths import RunFolder, free_run_folder, write_json
 
 if TYPE_CHECKING:
     from hantune.data.types import Conversation
-    from hantune.train.run import TrainResult
+    from hantune.train.outcome import TrainResult
 
 EVALUATED_DIALOGUES = 16
 """Held-out dialogues answered before and after: enough to see the change, few enough for a CPU."""
@@ -223,15 +223,17 @@ def evaluate_before_and_after(
         base = open_engine(config.model.path, device=config.train.device)
         base.template = tuned.template
         before = evaluate_model(base, dialogues, **asked)
-    evals = read_events(run.events, "eval")
-    for found, event in zip((before, after), (evals[:1], _delivered(evals, config)), strict=True):
-        if event:
-            found["held_out"] = {key: event[0][key] for key in ("loss", "perplexity", "bits_per_character")}
+    for found, figures in zip((before, after), _held_out_figures(run), strict=True):
+        if figures:
+            found["held_out"] = figures
     return {"before": before, "after": after}
 
 
-def _delivered(evals: list[dict[str, Any]], config: RunConfig) -> list[dict[str, Any]]:
-    """The evaluation of the weights that were kept: the best ones or the last."""
-    if config.train.final == "best" and evals[1:]:
-        return [min(evals[1:], key=lambda event: event["loss"])]
-    return evals[-1:]
+def _held_out_figures(run: RunFolder) -> tuple[dict[str, float], dict[str, float]]:
+    """The held-out loss before training and of the weights that were kept; empty where nothing was held out."""
+    evals = {
+        event["step"]: {key: event[key] for key in ("loss", "perplexity", "bits_per_character")}
+        for event in read_events(run.events, "eval")
+    }
+    kept = read_events(run.events, "end")[-1]["kept"]
+    return evals.get(0, {}), evals.get(kept, {})

@@ -63,7 +63,7 @@ def test_merge_says_how_equal_it_is(tmp_path: Path, capsys: pytest.CaptureFixtur
     proof = {"equal_tokens": 70, "flips": 2, "positions": 72, "difference": 0.021, "tolerance": 0.1}
     text = merge_text(
         {"folder": "out", "bytes": 13.5e9, "seconds": 61.2, "write_seconds": 40.1, "tensors": 291,
-         "merged_tensors": 224, "dtype": "bfloat16", "base_in_4_bits": True, "proof": proof}
+         "merged_tensors": 224, "dtype": "bfloat16", "base_quantization": "nf4", "proof": proof}
     )  # fmt: skip
     assert "13.5 GB" in text
     assert "72 处选词有 70 处相同" in text

@@ -143,6 +143,7 @@ def test_precedence_and_origins(run_file: Path) -> None:
         ("adapter.dropout=0", 0.0),
         ("train.learning_rate=2e-4", 2e-4),
         ("train.activation_checkpointing=false", False),
+        ("train.activation_checkpointing=auto", "auto"),
         ("train.batch_tokens=null", None),
         ("train.batch_tokens=~", None),
         ("train.max_grad_norm=null", None),

@@ -75,6 +75,14 @@ def test_the_whole_file_becomes_a_configuration(tmp_path: Path) -> None:
         ({"training_args": {"report_to": ["wandb", "mlflow"]}}, {"log.trackers": ["wandb"]}),
         ({"training_args": {"seed": 0, "weight_decay": 0}}, {"train.seed": 0, "train.weight_decay": 0}),
         ({"model_args": {"torch_dtype": "float16"}}, {"train.precision": "fp16"}),
+        ({"model_args": {"load_in_4bit": True, "load_in_8bit": False}}, {"model.load": "4bit"}),
+        ({"model_args": {"load_in_8bit": True}}, {"model.load": "8bit"}),
+        ({"quantization_bit": 4}, {"model.load": "4bit"}),
+        ({"model_args": {"load_in_bits": 8}}, {"model.load": "8bit"}),
+        ({"quantize": "bnb.nf4"}, {"model.load": "4bit"}),
+        ({"training_args": {"optim": "paged_adamw_8bit"}}, {"train.optimizer": "paged_adamw8bit"}),
+        ({"training_args": {"optim": "adamw_torch"}}, {"train.optimizer": "adamw"}),
+        ({"training_args": {"gradient_checkpointing": True}}, {"train.activation_checkpointing": True}),
         ({"lora_args": {"use_dora": True, "use_rslora": True}}, {"adapter.use_dora": True, "adapter.use_rslora": True}),
         ({"lora_args": {"layers_to_transform": 3}}, {"adapter.layers_to_transform": [3]}),
         ({"lora_args": {"layers_to_transform": [3, 4]}}, {"adapter.layers_to_transform": [3, 4]}),
@@ -94,7 +102,7 @@ def test_any_subset(tmp_path: Path, value: Any, overrides: dict[str, Any]) -> No
 
 def test_what_has_no_counterpart_becomes_a_note(tmp_path: Path) -> None:
     value = {
-        "training_args": {"warmup_steps": 10, "optim": "adamw", "lr_scheduler_type": "polynomial", "val_size": 100},
+        "training_args": {"warmup_steps": 10, "optim": "sgd", "lr_scheduler_type": "polynomial", "val_size": 100},
         "wandb_args": {"project": "x"},
         "lora_args": {"modules_to_save": ["norm"], "layers_pattern": "layers"},
         "data_args": {"cutoff_len": 9, "max_seq_length": 10},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hantune.data.pack import epoch_rows, epoch_steps, micro_batches, num_steps, useful_share
+from hantune.data.pack import epoch_rows, epoch_steps, largest_batch, micro_batches, num_steps, useful_share
 
 lengths_of = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 
@@ -46,6 +49,35 @@ def test_micro_batches_keep_their_budget(lengths: np.ndarray, size: int, budget:
         computed = own.sum() if layout == "packed" else own.max() * len(batch)
         assert len(batch) <= size
         assert budget is None or len(batch) == 1 or computed <= budget
+
+
+def computed(batch: list[int], lengths: np.ndarray, layout: str) -> int:
+    own = lengths[batch]
+    return int(own.sum() if layout == "packed" else own.max() * len(batch))
+
+
+@given(lengths_of, st.integers(1, 16), st.integers(1, 4), st.one_of(st.none(), st.integers(1, 900)))
+def test_no_micro_batch_of_a_run_is_larger_than_the_largest(
+    lengths: np.ndarray, size: int, times: int, budget: int | None
+) -> None:
+    cut: dict[str, Any] = {"batch_size": size, "batch_tokens": budget}
+    largest = {layout: largest_batch(lengths, layout=layout, **cut) for layout in ("sorted", "packed")}
+    for layout, batch in largest.items():
+        assert len(set(batch)) == len(batch) <= size
+        assert budget is None or len(batch) == 1 or computed(batch, lengths, layout) <= budget
+    for epoch in range(2):
+        for step in epoch_steps(lengths, size * times, seed=1, epoch=epoch):
+            for batch in micro_batches(step, lengths, layout="sorted", **cut):
+                assert computed(batch, lengths, "sorted") <= computed(largest["sorted"], lengths, "sorted")
+
+
+@pytest.mark.parametrize(("low", "high"), [(5, 200), (480, 600), (300, 1000)])
+def test_the_largest_row_is_as_full_as_rows_get(low: int, high: int) -> None:
+    lengths = np.random.default_rng(0).integers(low, high, size=2000)
+    cut: dict[str, Any] = {"batch_size": 64, "batch_tokens": 1024, "layout": "packed"}
+    steps = epoch_steps(lengths, 128, seed=0, epoch=0)
+    fullest = max(computed(batch, lengths, "packed") for step in steps for batch in micro_batches(step, lengths, **cut))
+    assert computed(largest_batch(lengths, **cut), lengths, "packed") >= 0.98 * fullest
 
 
 def test_sorting_makes_padding_small() -> None:

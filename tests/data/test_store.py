@@ -200,3 +200,18 @@ def test_many_conversations_are_spread_over_processes(
 def test_rows_are_mapped_not_loaded(prepared: Prepared, encoder: Encoder) -> None:
     tokens = open_tokens(prepared, "train", encoder, LLAMA2, 999)
     assert isinstance(tokens._arrays["ids"], np.memmap)
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 60, 10_000])
+@pytest.mark.parametrize("max_samples", [None, 5])
+def test_blocks_hold_every_example_once_and_in_order(
+    prepared: Prepared, encoder: Encoder, tokens: int, max_samples: int | None
+) -> None:
+    rows = open_tokens(prepared, "train", encoder, LLAMA2, max_tokens=200, max_samples=max_samples)
+    seen: list[tuple[list[int], list[int]]] = []
+    for first, offsets, ids, mask in rows.blocks(tokens):
+        assert first == len(seen)
+        assert len(ids) <= max(tokens, rows.lengths[first])
+        ends = zip(offsets[:-1], offsets[1:], strict=True)
+        seen += [(ids[start:end].tolist(), mask[start:end].tolist()) for start, end in ends]
+    assert seen == [(list(example.ids), list(example.mask)) for example in rows]

@@ -49,6 +49,64 @@ def test_bloom_learns(tiny_bloom_folder: Path, tmp_path: Path) -> None:
     assert result.loss_after < result.loss_before
 
 
+@pytest.mark.parametrize("load", ["8bit", "4bit"])
+def test_a_frozen_base_in_few_bits_learns_and_merges(tiny_llama_folder: Path, tmp_path: Path, load: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    from hantune.models.merge.merge import merge
+    from hantune.train.run import train
+
+    config = make_config(tiny_llama_folder, tmp_path / "run")
+    config = config.model_copy(update={"model": ModelSection(path=str(tiny_llama_folder), load=load)})
+    result = train(config)
+    assert result.loss_after is not None
+    assert result.loss_before is not None
+    assert result.loss_after < result.loss_before
+    assert merge(result.run.adapter, result.run.merged)["proof"]["wrong_weights"] == 0
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "paged_adamw", "paged_adamw8bit"])
+def test_lean_optimisers_learn_alike_and_resume(tiny_llama_folder: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    import shutil
+
+    from hantune.train.run import resume, train
+
+    settings = {"precision": "float32", "learning_rate": 1e-3, "max_steps": 10, "save_every_steps": 5}
+    losses = {}
+    for optimizer in ("adamw", name):
+        config = make_config(tiny_llama_folder, tmp_path / optimizer, optimizer=optimizer, **settings)
+        result = train(config.model_copy(update={"adapter": AdapterSection(kind="none")}))
+        losses[optimizer] = [event["loss"] for event in read_events(result.run.events, "step")]
+    assert losses[name] == pytest.approx(losses["adamw"], rel=0.02)
+    shutil.rmtree(result.run.model)
+    shutil.rmtree(sorted(result.run.checkpoints.glob("step-*"))[-1])
+    resume(result.run.root)
+    again = [event["loss"] for event in read_events(result.run.events, "step")]
+    assert again == pytest.approx(losses[name], rel=1e-4)
+
+
+def test_ligers_kernels_are_taken_and_change_no_loss(
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("liger_kernel")
+    import json
+
+    from hantune.train import ready
+    from hantune.train.liger import Kernels
+    from hantune.train.run import train
+
+    def losses(name: str) -> list[float]:
+        config = make_config(tiny_llama_folder, tmp_path / name, precision="float32", max_steps=5, learning_rate=1e-4)
+        return [event["loss"] for event in read_events(train(config).run.events, "step")]
+
+    with monkeypatch.context() as without:
+        without.setattr(ready, "use_liger", lambda model, device: Kernels(names=(), reason=""))
+        plain = losses("plain")
+    assert losses("liger") == pytest.approx(plain, rel=1e-3)
+    kernels = json.loads((tmp_path / "liger" / "plan.json").read_bytes())["kernels"]
+    assert set(kernels["names"]) == {"RMSNorm", "SwiGLU", "RoPE", "CrossEntropy"}, kernels["reason"]
+
+
 def test_full_training_checkpointed_activations(tiny_llama_folder: Path, tmp_path: Path) -> None:
     from hantune.train.run import train
 

@@ -88,7 +88,17 @@ def step_events() -> list[dict[str, Any]]:
                 {"event": "eval", "step": step, "loss": loss, "perplexity": math.exp(loss),
                  "bits_per_character": loss * 1.29}
             )  # fmt: skip
-    events.append({"event": "end", "step": STEPS, "reason": "done", "seconds": 231.4, "tokens_per_second": 1746.9})
+        if step % 24 == 0:
+            share = step / STEPS
+            events.append(
+                {"event": "probe_metrics", "step": step, "count": 8, "chinese_share": 0.4 + share / 2,
+                 "stop_rate": share, "repetition": 0.25 * (1 - share), "memorised": share / 8,
+                 "memorised_held_out": None, "length_ratio": 1.1, "score": 80 * share, "seconds": 0.7}
+            )  # fmt: skip
+    events.append(
+        {"event": "end", "step": STEPS, "kept": STEPS, "reason": "done", "seconds": 231.4, "probe_seconds": 3.5,
+         "tokens_per_second": 1746.9}
+    )  # fmt: skip
     return events
 
 

@@ -30,6 +30,13 @@ def test_the_card_tells_base_data_template_metrics_use_and_limits(run: RunFolder
         assert wanted in card
 
 
+def test_the_kind_of_adapter_is_told(run: RunFolder) -> None:
+    run.config.write_text("adapter: {use_dora: true, rank: 4, layers_to_transform: last 2}\n", encoding="utf-8")
+    card = model_card(run)
+    assert "| 方式 | DoRA, 秩 4, 只在这些层: last 2 |" in card
+    assert "DoRA 适配器 (秩 4)" in card
+
+
 def test_the_card_of_a_merged_model_speaks_of_no_adapter(run: RunFolder) -> None:
     card = model_card(run, merged=True)
     assert "library_name" not in card

@@ -8,7 +8,7 @@ import pytest
 
 from hantune.errors import RunError
 from hantune.paths import RunFolder
-from hantune.report.data import Change, RunData, number, read_run, spoken
+from hantune.report.data import Change, Probe, RunData, _probes, number, read_run, spoken
 
 
 def test_a_whole_run_is_read(run: RunFolder) -> None:
@@ -78,11 +78,26 @@ def test_a_step_done_again_after_a_resume_counts_once() -> None:
 def test_the_best_step_is_the_result_when_the_run_takes_the_best() -> None:
     losses = {0: 5.0, 10: 2.0, 20: 3.0}
     events = [{"event": "eval", "step": step, "loss": loss} for step, loss in losses.items()]
-    events.append({"event": "end", "step": 20})
-    best = RunData(name="r", events=tuple(events), config={"train": {"final": "best"}})
-    last = RunData(name="r", events=tuple(events))
+    best = RunData(name="r", events=(*events, {"event": "end", "step": 20, "kept": 10}))
+    last = RunData(name="r", events=(*events, {"event": "end", "step": 20, "kept": 20}))
     assert best.held_out() == Change(5.0, 2.0)
     assert last.held_out() == Change(5.0, 3.0)
+
+
+def test_a_run_that_stopped_early_is_finished() -> None:
+    ends = [{"event": "end", "step": 20, "kept": 10, "reason": reason} for reason in ("done", "early-stop")]
+    runs = [RunData(name="r", events=(end,), plan={"total_steps": 50}) for end in ends]
+    assert [run.is_finished for run in runs] == [False, True]
+
+
+def test_probes_tell_reference_and_repeated_row() -> None:
+    lines = [
+        {"step": 5, "prompt": "问", "answer": "答", "finish_reason": "length", "reference": "好",
+         "repeats": {"source": "a.json:3", "text": "答"}},
+        {"step": 0, "prompt": "问", "answer": "呀", "finish_reason": "stop", "reference": "好", "repeats": None},
+    ]  # fmt: skip
+    (probe,) = _probes(lines)
+    assert probe == Probe("问", ((0, "呀", ""), (5, "答", "到长度上限, 和训练数据 a.json:3 一样")), "好")
 
 
 def test_answers_meet_by_question_also_in_another_order_and_asked_twice() -> None:

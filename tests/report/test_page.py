@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from hantune.paths import RunFolder
 from hantune.report.data import RunData, read_run
-from hantune.report.page import MAX_ANSWERS, MAX_PROBE_STEPS, render, write_report
+from hantune.report.page import MAX_ANSWERS, MAX_PROBE_STEPS, _ending, render, write_report
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' {{ 7 * 7 }} </pre></style>"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -162,6 +163,18 @@ def test_much_is_shown_in_part_and_counted(run: RunFolder) -> None:
     assert "后面还有 8200 个词元" in text
     assert len(text.encode()) < 400_000
     assert len(data.probes[0].answers) <= MAX_PROBE_STEPS
+
+
+def test_each_round_of_the_fixed_questions_is_a_row(run: RunFolder) -> None:
+    text = write_report(run).read_text(encoding="utf-8")
+    found = re.findall(r"<tr><td>(\d+)</td>(.*?)</tr>", text)
+    rows = [(step, re.findall(r">([^<]+)</td>", cells)) for step, cells in found]
+    assert rows[0] == ("0", ["40%", "0%", "25%", "0%", "1.10", "0"])
+    assert rows[-1] == ("96", ["90%", "100%", "0%", "12%", "1.10", "80.0"])
+    assert "试答用时" in text
+    assert _ending(read_run(run)) == "全部步数练完"
+    early = {"event": "end", "step": 9, "kept": 6, "reason": "early-stop"}
+    assert _ending(RunData(name="r", events=(early,))) == "提前停止, 验证损失不再下降; 结果取第 6 步"
 
 
 def test_without_held_out_dialogues_the_page_does_not_speak_of_unseen_ones(run: RunFolder) -> None:

@@ -19,7 +19,8 @@ PARTS = {"weights": {"w": torch.arange(4.0)}, "optimizer": {"w|exp_avg": torch.o
 
 
 def save(run: RunFolder, step: int, keep: int = 3) -> Path:
-    return checkpoints.save_checkpoint(run, step, PARTS, {"note": step}, keep=keep)
+    snapshot = checkpoints.Snapshot(step=step, parts=PARTS, state={"note": step})
+    return checkpoints.save_checkpoint(run, snapshot, keep=keep)
 
 
 @pytest.fixture
@@ -106,11 +107,63 @@ def test_optimizer_round_trip() -> None:
     optimizer = torch.optim.AdamW(parameters.values())
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    tensors = checkpoints.optimizer_tensors(optimizer, {id(p): name for name, p in parameters.items()})
+    state = checkpoints.optimizer_state(optimizer, {id(p): name for name, p in parameters.items()})
     fresh = torch.optim.AdamW(parameters.values())
-    checkpoints.restore_optimizer(fresh, parameters, tensors)
+    checkpoints.restore_optimizer(fresh, parameters, *state)
     for parameter in parameters.values():
         assert all(torch.equal(optimizer.state[parameter][k], fresh.state[parameter][k]) for k in ("exp_avg", "step"))
+
+
+def test_any_state_of_an_optimizer_comes_back_to_the_bit(run: RunFolder) -> None:
+    """What 8-bit optimisers keep: packed moments, a table that all share, scales, a step that is a plain number."""
+    parameters = dict(nn.Linear(3, 2).named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    table = torch.linspace(-1, 1, 256)
+    optimizer = torch.optim.SGD(parameters.values())
+    for number, parameter in enumerate(parameters.values()):
+        optimizer.state[parameter] |= {
+            "step": 7 + number, "state1": torch.arange(6, dtype=torch.uint8), "qmap1": table, "absmax1": torch.rand(1),
+            "mean": torch.rand(3).to(torch.bfloat16), "rate": 0.1 + number, "is_paged": True, "unorm": None,
+        }  # fmt: skip
+    tensors, values = checkpoints.optimizer_state(optimizer, names)
+    snapshot = checkpoints.Snapshot(step=1, parts=PARTS | {"optimizer": tensors}, state={"optimizer": values})
+    checkpoints.save_checkpoint(run, snapshot.apart(), keep=2)
+    found = checkpoints.newest_checkpoint(run)
+    assert found is not None
+    fresh = torch.optim.SGD(parameters.values())
+    checkpoints.restore_optimizer(fresh, parameters, found.tensors("optimizer"), found.state["optimizer"])
+    for parameter in parameters.values():
+        before, after = optimizer.state[parameter], fresh.state[parameter]
+        assert before.keys() == after.keys()
+        for slot, value in before.items():
+            same = torch.equal(value, after[slot]) if isinstance(value, torch.Tensor) else value == after[slot]
+            assert same, slot
+            assert type(value) is type(after[slot])
+    optimizer.state[parameters["bias"]]["history"] = [1, 2]
+    with pytest.raises(TypeError, match="history"):
+        checkpoints.optimizer_state(optimizer, names)
+
+
+def test_a_snapshot_apart_is_not_reached_by_training() -> None:
+    weight, counts = torch.zeros(3), {"seconds": [1.0]}
+    live = checkpoints.Snapshot(step=1, parts={"weights": {"w": weight}}, state={"meter": counts})
+    apart = live.apart()
+    assert apart.num_bytes == live.num_bytes == 12
+    weight += 1
+    counts["seconds"][0] = 2.0
+    assert apart.parts["weights"]["w"].tolist() == [0, 0, 0]
+    assert apart.state["meter"] == {"seconds": [1.0]}
+
+
+def test_a_part_more_is_kept_and_a_part_less_is_no_checkpoint(run: RunFolder) -> None:
+    more = checkpoints.Snapshot(step=1, parts=PARTS | {"ema": {"w": torch.ones(1)}}, state={})
+    checkpoints.save_checkpoint(run, more, keep=2)
+    less = checkpoints.Snapshot(step=2, parts={"weights": PARTS["weights"]}, state={})
+    checkpoints.save_checkpoint(run, less, keep=2)
+    found = checkpoints.newest_checkpoint(run)
+    assert found is not None
+    assert found.step == 1
+    assert found.tensors("ema")["w"].tolist() == [1]
 
 
 def test_weights_of_another_model_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hantune.train import compiled, formulas
-from hantune.train.compiled import COMPILERS, choose, compile_formulas, restore
+from hantune.train.compiled import COMPILERS, Choice, choose, compile_formulas, restore
 from hantune.train.formulas import EAGER, PLAIN, Formulas
 
 LIKE = torch.zeros(1)
@@ -50,7 +50,7 @@ def test_the_trial_decides(pretend: Any, asked: str, ours: float, is_compiled: b
     pretend(ours)
     found = choose(asked, seconds=1e6, shape=SHAPE, like=LIKE)
     assert found.is_compiled == is_compiled
-    assert found.as_dict()["compiled"] == is_compiled
+    assert found.as_dict()["is_compiled"] == is_compiled
     assert formulas.in_use() is (PLAIN if is_compiled else EAGER)
 
 
@@ -70,10 +70,10 @@ def test_no_compiler_and_a_broken_one_are_said(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_that_goes_on_keeps_its_form(pretend: Any) -> None:
     pretend(0.5)
-    restore(True)
-    assert formulas.in_use() is PLAIN
-    restore(False)
-    assert formulas.in_use() is EAGER
+    for is_compiled, expected in ((True, PLAIN), (False, EAGER)):
+        choice = Choice(is_compiled=is_compiled, reason="")
+        assert restore(choice) == choice
+        assert formulas.in_use() is expected
 
 
 def test_traced_formulas_are_the_plain_ones() -> None:

@@ -1,11 +1,14 @@
-"""Kill a run anywhere: the resumed run ends bit-identical (reliability C1, C5, C14).
+"""Stop a run anywhere: the resumed run ends bit-identical (reliability C1, C3, C4, C5, C14).
 
-Torch and transformers are imported once; every attempt is a fork that trains and is shot with SIGKILL after a random
-time, while it prepares, trains, evaluates or saves. Every second step saves, so that saves are hit too.
+Torch and transformers are imported once; every attempt is a fork that trains and is shot with SIGKILL, or asked with
+SIGTERM, after a random time, while it prepares, trains, evaluates or saves; or its disk is full from some write on.
+Every second step saves, behind the run, so that saves are hit too.
 """
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
 import shutil
@@ -19,11 +22,13 @@ import pytest
 
 from hantune.assets import dialogues_path
 from hantune.config.schema import AdapterSection, DataSection, EvalSection, ModelSection, RunConfig, TrainSection
+from hantune.errors import HantuneError, MachineError
 from hantune.log import read_events
 from hantune.paths import RunFolder, sha256_file
 from hantune.train import checkpoint as checkpoints
 
 NUM_KILLS = 20
+NUM_TERMS = NUM_FULL = 6
 NUM_DIALOGUES = 300
 
 
@@ -48,12 +53,22 @@ def make_config(model: Path, data: Path, out: Path) -> RunConfig:
             output_dir=str(out), epochs=1, batch_size=8, accumulation_steps=2, precision="float32", device="cpu",
             threads=1, save_every_steps=2, learning_rate=1e-3,
         ),  # fmt: skip
-        eval=EvalSection(every_steps=6, max_samples=16, probes=("你好",), probe_max_tokens=4),
+        eval=EvalSection(every_steps=6, max_samples=16, probes=("你好", "谢谢", "再见"), probe_max_tokens=4,
+                         probe_share=1),
     )
 
 
-def attempt(config: RunConfig, kill_after: float | None) -> bool:
-    """Start or resume in a fork; True if it ended by itself, False if it was shot."""
+def attempt(
+    config: RunConfig,
+    kill_after: float | None,
+    *,
+    by: signal.Signals = signal.SIGKILL,
+    full_from: int | None = None,
+) -> bool:
+    """Start or resume in a fork; True if it ended by itself, False if it was stopped.
+
+    ``full_from``: from this ``fsync`` on (each file of a checkpoint has one) the disk is full.
+    """
     from hantune.log import console
     from hantune.train.run import resume, train
 
@@ -62,32 +77,56 @@ def attempt(config: RunConfig, kill_after: float | None) -> bool:
         status = 1
         try:
             console.quiet = True
+            if full_from is not None:
+                fill_disk(full_from)
             run = RunFolder(Path(str(config.train.output_dir)))
             resume(run.root) if run.is_run else train(config)
             status = 0
+        except HantuneError as error:
+            status = error.exit_code
         finally:
             os._exit(status)
     if kill_after is not None:
         time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, by)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return False
-    assert os.WEXITSTATUS(status) == 0
-    return True
+    stopped = {143} if by == signal.SIGTERM else {MachineError.exit_code} if full_from is not None else set()
+    assert os.WEXITSTATUS(status) in {0, *stopped}
+    return os.WEXITSTATUS(status) == 0
 
 
-def outcome(run: RunFolder) -> tuple[str, list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """What must be equal: the adapter's bytes, every step's figures, every evaluation."""
+def fill_disk(full_from: int) -> None:
+    """Let every ``fsync`` of this process but the first ones find no room."""
+    calls = itertools.count()
+    sync = os.fsync
+
+    def fsync(handle: Any) -> None:
+        if next(calls) >= full_from:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    os.fsync = fsync
+
+
+def outcome(run: RunFolder) -> tuple[str, list[tuple[Any, ...]], list[Any], list[Any]]:
+    """What must be equal: the adapter's bytes, every step's figures, every evaluation, every answer and its figures."""
     steps = [(e["step"], e["loss"], e["grad_norm"], e["learning_rate"]) for e in read_events(run.events, "step")]
     evals = [(e["step"], e["loss"]) for e in read_events(run.events, "eval")]
-    return sha256_file(run.adapter / "adapter_model.safetensors"), steps, evals
+    probes = [*read_events(run.samples), *read_events(run.events, "probe_metrics"), *read_events(run.events, "warning")]
+    timeless = [{**event, "time": 0, "seconds": 0} for event in probes]
+    return sha256_file(run.adapter / "adapter_model.safetensors"), steps, evals, timeless
 
 
 @pytest.fixture(scope="module")
 def reference(tiny_llama_folder: Path, dialogues: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, float]:
     """The uninterrupted run's outcome and its seconds."""
-    import hantune.train.run  # noqa: F401  (imported before forking)
+    # imported before forking
+    import peft  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import hantune.train.run  # noqa: F401
 
     out = tmp_path_factory.mktemp("reference") / "run"
     start = time.monotonic()
@@ -107,6 +146,30 @@ def test_twenty_kills_leave_no_trace(
         config = make_config(tiny_llama_folder, dialogues, out)
         while not attempt(config, draw.uniform(0.05, 1.0) * seconds if kills < NUM_KILLS else None):
             kills += 1
+        assert outcome(RunFolder(out)) == expected
+        assert not list((out / "checkpoints").glob(".tmp-*"))
+        runs += 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_signals_and_full_disks_leave_no_trace(
+    tiny_llama_folder: Path, dialogues: Path, tmp_path: Path, reference: tuple[Any, float]
+) -> None:
+    expected, seconds = reference
+    draw = random.Random(3)
+    stops = [
+        *({"kill_after": draw.uniform(0.05, 1.0) * seconds, "by": signal.SIGTERM} for _ in range(NUM_TERMS)),
+        *({"kill_after": None, "full_from": draw.randrange(12, 90)} for _ in range(NUM_FULL)),
+    ]
+    draw.shuffle(stops)
+    runs = 0
+    while stops:
+        out = tmp_path / f"run-{runs}"
+        config = make_config(tiny_llama_folder, dialogues, out)
+        while not attempt(config, **(stops.pop() if stops else {"kill_after": None})):
+            newest = checkpoints.newest_checkpoint(RunFolder(out))
+            names = {path.name for path in (out / "checkpoints").glob("step-*")}
+            assert newest is None or newest.folder.name == max(names), "nothing torn has a name"
         assert outcome(RunFolder(out)) == expected
         assert not list((out / "checkpoints").glob(".tmp-*"))
         runs += 1

@@ -77,6 +77,7 @@ def test_weights_come_back_when_the_work_fails() -> None:
 def test_a_first_step_that_was_dropped_leaves_the_optimiser_its_beginning() -> None:
     layer, optimizer, ema = small(0.9)
     ema.update(0)
+    assert not optimizer.state
     learn(layer, optimizer)
     ema.update(1)
     with ema.taken():

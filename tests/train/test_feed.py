@@ -23,5 +23,7 @@ def test_every_sample_is_fed_once_an_epoch(layout: str, batch_size: int) -> None
         steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
         fed = [index for step in steps for batch in feed.micro_batches(step) for index in batch.indices]
         assert sorted(fed) == list(range(22))
+        squares = [int((samples.lengths[feed.samples_of_step(step)] ** 2).sum()) for step in steps]
+        assert squares == [feed.squares_of_step(step) for step in steps]
         drawn = np.concatenate([feed.samples_of_step(step) for step in steps])
         assert sorted(drawn) == sorted(fed)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import math
+import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +20,18 @@ from torch import Tensor
 from hantune.config.schema import RunConfig, TrainSection
 from hantune.data.batch import collate
 from hantune.data.types import Example
-from hantune.errors import Interrupted
+from hantune.errors import Interrupted, MachineError
 from hantune.log import EventLog, read_events
 from hantune.models.loss import supervised_nats
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
+from hantune.train.floor import Floor, Work
 from hantune.train.loop import Loop
+from hantune.train.meter import Meter
 from hantune.train.parallel import make_accelerator
-from hantune.train.plan import make_plan
+from hantune.train.plan import continued, make_plan
 from hantune.train.precision import choose_precision
+from hantune.train.trainer_log import FILE, TrainerLog
 
 CPU = torch.device("cpu")
 
@@ -114,11 +121,18 @@ def test_packed_documents_leak_with_hf_cache_and_not_here(model: Any) -> None:
 
 
 def make_loop(
-    folder: Path, model: Any, *, samples: Chats | None = None, evaluate: Any = None, **settings: Any
+    folder: Path,
+    model: Any,
+    *,
+    samples: Chats | None = None,
+    evaluate: Any = None,
+    state: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> tuple[Loop, EventLog]:
-    """A loop over random chats, on the CPU in float32."""
+    """A loop over random chats, on the CPU in float32. ``state``: of the checkpoint from which it is to go on."""
     config = RunConfig(train=TrainSection(**({"batch_size": 4, "epochs": 1, "learning_rate": 1e-2} | settings)))
     samples = samples or Chats()
+    plan = make_plan(config, num_samples=len(samples), num_val=0, can_pack=True)
     run = RunFolder(folder)
     run.root.mkdir(parents=True, exist_ok=True)
     precision = choose_precision("float32", CPU, is_adapter=False, num_parameters=1)
@@ -126,13 +140,14 @@ def make_loop(
     loop = Loop(
         model=model,
         samples=samples,
-        plan=make_plan(config, num_samples=len(samples), num_val=0, can_pack=True),
+        plan=continued(plan, config, samples.lengths, state),
         section=config.train,
         pad_id=3,
         accelerator=make_accelerator(CPU, precision),
         run=run,
         events=events,
         answers=EventLog(run.samples),
+        trainer_log=TrainerLog(run.root / FILE),
         evaluate=evaluate or (lambda step: None),
     )
     return loop, events
@@ -142,14 +157,16 @@ def weights(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("other", [{"batch_size": 1, "accumulation_steps": 8}, {"batching": "packed", "batch_size": 8}])
+@pytest.mark.parametrize("batching", ["sorted", "packed"])
+@pytest.mark.parametrize("other", [{"batch_size": 1, "accumulation_steps": 8}, {"batch_size": 8, "batch_tokens": 60}])
 def test_a_step_of_eight_is_the_same_however_it_is_cut(
-    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any, other: dict[str, Any]
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any, batching: str, other: dict[str, Any]
 ) -> None:
     results = []
     for number, settings in enumerate(({"batch_size": 8}, other)):
         model = tiny_llama(sp_tokenizer)
-        loop, _ = make_loop(tmp_path / str(number), model, max_steps=2, learning_rate=1e-3, **settings)
+        settings = {"batching": batching, "learning_rate": 1e-3, **settings}
+        loop, _ = make_loop(tmp_path / str(number), model, max_steps=2, **settings)
         loop.train()
         events = read_events(tmp_path / str(number) / "events.jsonl", "step")
         results.append((weights(model), [event["loss"] for event in events]))
@@ -171,8 +188,8 @@ def test_training_lowers_the_loss_and_evaluates_and_saves(tmp_path: Path, model:
     assert losses[-1] < losses[0]
     assert asked[0] == 0
     assert asked[-1] == loop.plan.total_steps
-    assert loop.best is not None
-    assert (tmp_path / "checkpoints" / "best").read_text(encoding="utf-8").strip() == f"step-{loop.best[1]:06d}"
+    assert loop.best.step in asked
+    assert (tmp_path / "checkpoints" / "best").read_text(encoding="utf-8").strip() == f"step-{loop.best.step:06d}"
 
 
 def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
@@ -214,3 +231,134 @@ def test_a_step_that_is_not_finite_changes_no_weight(tmp_path: Path, model: Any)
     handle.remove()
     assert loop.guards.bad_steps == 1
     assert all(torch.equal(weight, weights(model)[name]) for name, weight in before.items())
+
+
+def cut_at(step: int, folder: Path, model: Any, **settings: Any) -> tuple[checkpoints.Checkpoint, list[int]]:
+    """The checkpoint of a run that a signal ended after ``step``, and the samples it had trained."""
+    loop, _ = make_loop(
+        folder, model, evaluate=lambda now: signal.raise_signal(signal.SIGTERM) if now == step else None, **settings
+    )
+    seen = watched(loop)
+    with pytest.raises(Interrupted):
+        loop.train()
+    checkpoint = checkpoints.newest_checkpoint(RunFolder(folder))
+    assert checkpoint is not None
+    assert checkpoint.step == step
+    return checkpoint, seen
+
+
+def watched(loop: Loop) -> list[int]:
+    """Grows by the samples of every batch that is trained."""
+    seen: list[int] = []
+    train = loop.stepper.train
+
+    def watch(batches: Any, **more: Any) -> Any:
+        seen.extend(index for batch in batches for index in batch.indices)
+        return train(batches, **more)
+
+    loop.stepper.train = watch  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"batch_size": 2, "accumulation_steps": 1},
+        {"batch_size": 3, "accumulation_steps": 5},
+        {"batch_size": 8, "accumulation_steps": 1, "batching": "packed"},
+    ],
+)
+def test_a_resumed_run_may_take_other_batches_and_sees_every_sample_once_an_epoch(
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any, other: dict[str, Any]
+) -> None:
+    settings = {"epochs": 2, "accumulation_steps": 2}
+    checkpoint, seen = cut_at(2, tmp_path, tiny_llama(sp_tokenizer), **settings, save_every_steps=2)
+    model = tiny_llama(sp_tokenizer)
+    loop, _ = make_loop(tmp_path, model, state=checkpoint.state, **(settings | other))
+    loop.restore(checkpoint)
+    again = watched(loop)
+    loop.train()
+    in_order = seen + again
+    assert sorted(in_order[:24]) == sorted(in_order[24:]) == list(range(24))
+    rates = [event["learning_rate"] for event in read_events(tmp_path / "events.jsonl", "step")]
+    assert rates[2:] == sorted(rates[2:], reverse=True), "it goes on where it stood"
+    assert len(rates) == loop.plan.total_steps
+
+
+def test_the_same_samples_cut_otherwise_are_the_same_run(
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any
+) -> None:
+    losses = []
+    settings = {"epochs": 2, "learning_rate": 1e-3}
+    for name, other in (("same", {}), ("cut", {"batch_size": 2, "accumulation_steps": 4})):
+        started = settings | {"batch_size": 8}
+        checkpoint, _ = cut_at(2, tmp_path / name, tiny_llama(sp_tokenizer), **started)
+        loop, _ = make_loop(tmp_path / name, tiny_llama(sp_tokenizer), state=checkpoint.state, **(started | other))
+        loop.restore(checkpoint)
+        loop.train()
+        losses.append([event["loss"] for event in read_events(tmp_path / name / "events.jsonl", "step")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_each_checkpoint_is_told_once_and_only_when_it_is_there(
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any
+) -> None:
+    checkpoint, _ = cut_at(4, tmp_path, tiny_llama(sp_tokenizer), save_every_steps=1)
+    run = RunFolder(tmp_path)
+    assert [event["step"] for event in read_events(run.events, "checkpoint")] == [1, 2, 3, 4]
+    shutil.rmtree(run.checkpoints / "step-000004")
+    older = checkpoints.newest_checkpoint(run)
+    assert older is not None
+    loop, _ = make_loop(tmp_path, tiny_llama(sp_tokenizer), save_every_steps=1, state=older.state)
+    loop.restore(older)
+    assert [event["step"] for event in read_events(run.events, "checkpoint")] == [1, 2, 3]
+    loop.train()
+    assert [event["step"] for event in read_events(run.events, "checkpoint")] == list(range(1, loop.step + 1))
+    lines = [json.loads(line) for line in (run.root / FILE).read_bytes().splitlines()]
+    assert [line["current_steps"] for line in lines] == list(range(1, loop.step + 1))
+
+
+def test_a_disk_that_fills_up_behind_the_run_stops_it_at_the_next_step(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoints.save_file
+
+    def save(tensors: Any, path: Path) -> None:
+        if "step-000003" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(tensors, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", save)
+    loop, _ = make_loop(tmp_path, model, save_every_steps=1, epochs=3)
+    with pytest.raises(MachineError) as caught:
+        loop.train()
+    assert caught.value.code == "machine.disk-full"
+    newest = checkpoints.newest_checkpoint(RunFolder(tmp_path))
+    assert newest is not None
+    assert newest.step == 2
+    assert loop.step < loop.plan.total_steps
+
+
+def test_training_draws_from_no_other_generator(
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any
+) -> None:
+    """A checkpoint keeps torch's generators; Python's and numpy's would have to be kept too if they were used."""
+    loop, _ = make_loop(tmp_path, tiny_llama(sp_tokenizer, attention_dropout=0.1), max_steps=2, batching="packed")
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    loop.train()
+    after = random.getstate(), np.random.get_state()  # noqa: NPY002
+    assert before[0] == after[0]
+    assert all(np.array_equal(one, other) for one, other in zip(before[1], after[1], strict=True))
+
+
+def test_steps_tell_speed_share_memory_and_what_is_left(tmp_path: Path, model: Any) -> None:
+    loop, _ = make_loop(tmp_path, model)
+    loop.meter = Meter(Floor(work=Work(token=4.0, label=2.0, pair=1.0, shape=(1, 1)), rate=1e6))
+    loop.train()
+    for event in read_events(tmp_path / "events.jsonl", "step"):
+        assert event["tokens_per_second"] > event["supervised_per_second"] > 0
+        assert event["matmul_share"] > 0
+        assert 0 < event["memory"] <= event["memory_peak"]
+    assert event["seconds_left"] == 0
+    samples = Chats()
+    assert loop.meter.flop == 4 * loop.meter.tokens + 2 * loop.meter.supervised + int((samples.lengths**2).sum())

@@ -60,9 +60,9 @@ def test_outputs_and_gradients_are_pefts(bias: bool, settings: dict[str, Any]) -
 def test_gradients_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
     x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 5), (2, 5), (4, 2)))
-    weight, bias = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    base = nn.Linear(5, 4, dtype=torch.float64).requires_grad_(False)
     assert torch.autograd.gradcheck(
-        lambda *given: _LoraLinears.apply(given[0], (0.7,), weight, bias, *given[1:])[0], (x, a, b)
+        lambda *given: _LoraLinears.apply(given[0], (base,), (0.7,), *given[1:])[0], (x, a, b)
     )
 
 

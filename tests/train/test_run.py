@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,27 @@ from hantune.assets import tokenizer_path
 from hantune.config.io import load_config
 from hantune.config.schema import RunConfig
 from hantune.data.types import Message
-from hantune.errors import ConfigError, HantuneError, MachineError, ModelError, RefusedError, RunError, TrainError
+from hantune.errors import (
+    ConfigError,
+    HantuneError,
+    Interrupted,
+    MachineError,
+    ModelError,
+    RefusedError,
+    RunError,
+    TrainError,
+)
 from hantune.infer.engine import open_engine
 from hantune.infer.sample import SamplingParams
-from hantune.log import read_events
+from hantune.log import console, read_events
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train import precision as precision_module
 from hantune.train import ready as ready_module
+from hantune.train.loop import Loop
 from hantune.train.optim import learning_rate_at
+from hantune.train.probe import Prober
+from hantune.train.probe_plan import probe_steps
 from hantune.train.run import TrainResult, dry_run, resume, train
 from hantune.train.setup import settings_of
 from hantune.train.watch import Watch
@@ -60,7 +73,8 @@ def done(tiny_llama_folder: Path, prepared: Path, tmp_path_factory: pytest.TempP
     config = small_config(
         tiny_llama_folder, prepared, tmp_path_factory.mktemp("runs") / "一次",
         train__max_steps=None, train__epochs=3, train__accumulation_steps=2, train__save_every_steps=2,
-        train__keep_checkpoints=2, eval__every_steps=3, eval__probes=PROBES, adapter__dropout=0.1,
+        train__keep_checkpoints=2, eval__every_steps=3, eval__probes=PROBES, eval__probe_share=1.0,
+        adapter__dropout=0.1,
     )  # fmt: skip
     return Done(config, train(config))
 
@@ -78,7 +92,7 @@ def test_a_run_writes_its_files(done: Done) -> None:
     names = {path.name for path in done.run.root.iterdir()}
     assert names == {
         ".lock", "config.yaml", "env.json", "plan.json", "events.jsonl", "samples.jsonl", "mask_sample.json",
-        "log.txt", "checkpoints", "adapter",
+        "log.txt", "trainer_log.jsonl", "checkpoints", "adapter",
     }  # fmt: skip
     assert done.run.is_run
     assert done.result.output == done.run.adapter
@@ -131,11 +145,26 @@ def test_events_tell_every_step_evaluation_and_checkpoint(done: Done) -> None:
     assert done.result.loss_after < done.result.loss_before - 0.2, "training lowers the held-out loss"
 
 
-def test_the_probes_are_asked_at_each_evaluation(done: Done) -> None:
+def test_the_probes_are_asked_as_planned(done: Done) -> None:
+    plan = done.plan()
     asked = [(line["step"], line["prompt"]) for line in read_events(done.run.samples)]
-    evaluated = [event["step"] for event in read_events(done.run.events, "eval")]
-    assert asked == [(step, prompt) for step in evaluated for prompt in PROBES]
+    assert plan["probes"]["steps"] == list(probe_steps(plan["total_steps"]))
+    assert asked == [(step, prompt) for step in plan["probes"]["steps"] for prompt in PROBES]
     assert all(line["finish_reason"] in {"stop", "length"} for line in read_events(done.run.samples))
+    figures = read_events(done.run.events, "probe_metrics")
+    assert [event["step"] for event in figures] == plan["probes"]["steps"]
+    (end,) = read_events(done.run.events, "end")
+    assert end["probe_seconds"] == pytest.approx(sum(event["seconds"] for event in figures), abs=0.01)
+
+
+def test_asking_changes_no_bit_of_the_result(done: Done, tmp_path: Path) -> None:
+    for number, changes in enumerate(({"probes": ()}, {"probe_share": 0.0, "probe_max_tokens": 9})):
+        asked = done.config.eval.model_copy(update=changes)
+        section = done.config.train.model_copy(update={"output_dir": str(tmp_path / str(number))})
+        other = train(done.config.model_copy(update={"eval": asked, "train": section}))
+        assert folder_bytes(other.run.adapter) == folder_bytes(done.run.adapter)
+        assert story(other.run) == story(done.run)
+        assert len(read_events(other.run.samples)) == (0, 4)[number]
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(done: Done) -> None:
@@ -197,7 +226,8 @@ def test_writing_the_result_again_changes_nothing(done: Done, tmp_path: Path) ->
     assert story(run) == story(done.run)
     assert result.steps == done.result.steps
     first, second = (read_events(each.events, "end")[-1] for each in (done.run, run))
-    assert {**first, "time": 0} == {**second, "time": 0}, "the speed is that of the whole run"
+    for name in ("step", "seconds", "eval_seconds", "tokens", "supervised", "tokens_per_second"):
+        assert first[name] == second[name], "speed and time are those of the whole run"
 
 
 def test_resuming_a_finished_run_changes_nothing(done: Done, tmp_path: Path) -> None:
@@ -241,7 +271,7 @@ def test_threads_and_precision_are_those_the_run_began_with(
 ) -> None:
     settings = {"train__precision": "auto", "train__threads": None, "train__max_steps": 1}
     with monkeypatch.context() as bf16_machine:
-        bf16_machine.setattr(precision_module, "_automatic", lambda *machine: ("bf16", "试验"))
+        bf16_machine.setattr(precision_module, "automatic", lambda *machine: ("bf16", "试验"))
         bf16_machine.setattr(ready_module, "DEFAULT_THREADS", 1)
         run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run", **settings)).run
     plan = json.loads(run.plan.read_bytes())
@@ -281,7 +311,7 @@ def test_a_full_disk_in_a_save_costs_nothing_that_was_saved(
     assert code == "machine.disk-full"
     kept = checkpoints.newest_checkpoint(run)
     assert kept is not None
-    assert kept.step == read_events(run.events, "checkpoint")[-2]["step"]
+    assert kept.step == read_events(run.events, "checkpoint")[-1]["step"], "only what is on disk is told"
     assert not list(run.checkpoints.glob(".tmp-*"))
     resume(run.root)
     assert folder_bytes(run.adapter) == folder_bytes(done.run.adapter)
@@ -307,7 +337,7 @@ def test_final_best_takes_the_weights_of_the_lowest_loss(
     tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = {0: 9.0, 1: 5.0, 2: 1.0, 3: 4.0}
-    monkeypatch.setattr(Watch, "_measure", lambda self, step: losses[step])
+    monkeypatch.setattr(Watch, "__call__", said(losses, "eval"))
     settings = {"train__max_steps": 3, "eval__every_steps": 1}
     finals = {
         final: train(small_config(tiny_llama_folder, prepared, tmp_path / final, train__final=final, **settings))
@@ -321,6 +351,83 @@ def test_final_best_takes_the_weights_of_the_lowest_loss(
         assert {name.replace(".default.", "."): tensor.tolist() for name, tensor in saved.items()} == {
             name: tensor.tolist() for name, tensor in adapter.items()
         }
+
+
+def said(values: dict[int, float], event: str) -> Callable[[Any, int], float]:
+    """What stands for a watch or a prober: values by step, with their events."""
+
+    def call(self: Any, step: int) -> float:
+        self._events.write(event, step=step, loss=values[step], perplexity=1, bits_per_character=1, seconds=0)
+        return values[step]
+
+    return call
+
+
+def test_the_best_by_probe_is_the_highest_score_and_its_loss_is_known(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Prober, "__call__", said({0: 99.0, 1: 5.0, 2: 7.0, 3: 6.0, 4: 7.0}, "probe_metrics"))
+    config = small_config(
+        tiny_llama_folder, prepared, tmp_path / "run", train__max_steps=4, eval__every_steps=3, eval__probe_share=1.0,
+        train__final="best", train__best_by="probe",
+    )  # fmt: skip
+    result = train(config)
+    assert result.best_step == 2
+    saved = load_file(result.run.checkpoints / "step-000002" / "weights.safetensors")
+    adapter = load_file(result.run.adapter / "adapter_model.safetensors")
+    assert sorted(tensor.sum().item() for tensor in saved.values()) == sorted(t.sum().item() for t in adapter.values())
+    assert read_events(result.run.events, "end")[-1]["kept"] == 2
+    losses = {event["step"]: event["loss"] for event in read_events(result.run.events, "eval")}
+    assert sorted(losses) == [0, 2, 3, 4]
+    assert result.loss_after == losses[2]
+
+
+def test_a_run_stops_early_asks_a_last_time_and_is_finished(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {0: 9.0, 1: 5.0, 2: 4.0, 3: 4.0, 4: 4.5, 5: 1.0}
+    monkeypatch.setattr(Watch, "__call__", said(losses, "eval"))
+    config = small_config(
+        tiny_llama_folder, prepared, tmp_path / "run", train__max_steps=40, eval__every_steps=1, train__final="best",
+        train__early_stop_patience=2, train__save_every_steps=100,
+    )  # fmt: skip
+    result = train(config)
+    assert (result.steps, result.best_step, result.loss_after) == (4, 2, 4.0)
+    (end,) = read_events(result.run.events, "end")
+    assert (end["reason"], end["step"], end["kept"]) == ("early-stop", 4, 2)
+    assert {line["step"] for line in read_events(result.run.samples)} == {0, 4}
+    before = folder_bytes(result.run.adapter)
+    assert resume(result.run.root).steps == 4, "it is finished"
+    shutil.rmtree(result.run.adapter)
+    again = resume(result.run.root)
+    assert (again.steps, folder_bytes(again.run.adapter)) == (4, before), "killed after the last step"
+    assert len(read_events(result.run.events, "step")) == 4
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4])
+def test_waiting_goes_on_after_a_resume_where_it_stood(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    losses = {0: 9.0, 1: 5.0, 2: 6.0, 3: 6.0, 4: 6.0, 5: 1.0}
+    call = said(losses, "eval")
+
+    def shot(self: Any, step: int) -> float:
+        if step == stop_at and not is_resumed:
+            raise KeyboardInterrupt
+        return call(self, step)
+
+    is_resumed = False
+    monkeypatch.setattr(Watch, "__call__", shot)
+    config = small_config(
+        tiny_llama_folder, prepared, tmp_path / "run", train__max_steps=40, eval__every_steps=1,
+        train__early_stop_patience=3, train__save_every_steps=1,
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    is_resumed = True
+    result = resume(tmp_path / "run")
+    assert (result.steps, result.best_step) == (4, 1)
+    assert [event["step"] for event in read_events(result.run.events, "eval")] == [0, 1, 2, 3, 4]
 
 
 def test_full_training_writes_a_model_that_chats(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
@@ -427,6 +534,82 @@ def test_a_changed_setting_is_not_resumed(done: Done, tmp_path: Path) -> None:
     unfinished(run)
     text = run.config.read_text(encoding="utf-8")
     run.config.write_text(text.replace("rank: 4", "rank: 2"), encoding="utf-8")
-    with pytest.raises(ConfigError, match="adapter.rank") as caught:
+    with pytest.raises(ConfigError, match="adapter.rank  4 -> 2") as caught:
         resume(run.root)
     assert caught.value.code == "run.changed"
+    assert "train.batch_size" in str(caught.value.hint), "what may be changed is said"
+
+
+def test_what_may_change_is_taken_kept_and_told(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Stopped after two of six steps of 4, gone on with 8 a step, stopped again, gone on without a word more."""
+    out = tmp_path / "run"
+    config = small_config(tiny_llama_folder, prepared, out, train__max_steps=6, train__save_every_steps=2)
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        train(config)
+    stop_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        resume(out, ["train.batch_size=2", "train.accumulation_steps=4", "train.threads=2", "log.every_steps=2"])
+    told = capsys.readouterr().err
+    assert "train.batch_size  4 -> 2" in told
+    assert "每步 4 条改成 8 条" in told
+    monkeypatch.undo()
+    result = resume(out)
+    assert "改了" not in capsys.readouterr().err, "what was changed is the run's own now"
+    plan = json.loads(result.run.plan.read_bytes())
+    assert (plan["deals"], plan["samples_per_step"], plan["threads"]) == ([[0, 4], [2, 8]], 8, 2)
+    assert result.steps == plan["total_steps"] == 4, "24 samples: two steps of 4, two of 8"
+    kept = load_config(result.run.config).config
+    assert (kept.train.batch_size, kept.train.accumulation_steps, kept.log.every_steps) == (2, 4, 2)
+    steps = read_events(result.run.events, "step")
+    assert [event["step"] for event in steps] == [1, 2, 4]
+    (again,) = read_events(result.run.events, "resume")[-1:]
+    assert again["samples_per_step"] == 8
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the next run be told to stop when it has done ``step``."""
+    measure = Loop._train_step
+
+    def train_step(self: Loop, bar: Any) -> None:
+        measure(self, bar)
+        if self.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Loop, "_train_step", train_step)
+
+
+def test_what_lies_elsewhere_but_is_the_same_goes_on(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    run = unfinished(train(small_config(tiny_llama_folder, prepared, tmp_path / "run")).run)
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(prepared, moved)
+    assert resume(run.root, [f"data.path={moved}"]).steps == 2
+    from hantune.data.prepare import prepare
+
+    prepare([str(write_chats(tmp_path / "chats.jsonl", 30))], other)
+    unfinished(run)
+    with pytest.raises(ConfigError, match="数据  ") as caught:
+        resume(run.root, [f"data.path={other}"])
+    assert caught.value.code == "run.changed"
+
+
+def test_a_raw_file_that_is_named_anew_is_not_taken_for_the_runs_own_copy(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    raw = write_chats(tmp_path / "raw.jsonl", 12)
+    run = unfinished(train(small_config(tiny_llama_folder, raw, tmp_path / "run", train__max_steps=1)).run)
+    other = write_chats(tmp_path / "other.jsonl", 16)
+    with pytest.raises(ConfigError, match="data.path"):
+        resume(run.root, [f"data.path={other}"])
+
+
+def test_another_library_is_told(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "copy")
+    shutil.copytree(done.run.root, run.root)
+    text = run.env.read_text(encoding="utf-8")
+    run.env.write_text(text.replace(torch.__version__, "2.9.0"), encoding="utf-8")
+    monkeypatch.setattr(console, "warnings", [])
+    resume(unfinished(run).root)
+    assert any(f"torch 2.9.0 -> {torch.__version__}" in warning for warning in console.warnings)

@@ -14,11 +14,15 @@ from hantune.log import console
 from hantune.paths import RunFolder
 from hantune.train.setup import (
     MATERIAL_WORDS,
+    MAY_CHANGE,
+    PLACES,
+    changed_settings,
     check_same_material,
     fingerprints,
     open_material,
     open_or_prepare,
     settings_of,
+    told,
     write_mask_sample,
 )
 from tests.runs import small_config, write_chats
@@ -78,15 +82,52 @@ def test_only_the_same_material_goes_on(tiny_llama_folder: Path, prepared: Path,
     run = RunFolder(tmp_path / "run")
     config = small_config(tiny_llama_folder, prepared, run.root)
     material = open_material(config, run)
-    found = fingerprints(material, config)
-    assert set(found) == {"model", "data", "tokenizer", "template", *settings_of(config)}
-    check_same_material(material, config, found, run)
-    for name in (*MATERIAL_WORDS, "train.epochs", "data.max_turns"):
-        with pytest.raises(ConfigError, match=MATERIAL_WORDS.get(name, name)) as caught:
-            check_same_material(material, config, {**found, name: "other"}, run)
+    found = fingerprints(material)
+    assert set(found) == set(MATERIAL_WORDS)
+    check_same_material(material, found, run)
+    for name, word in MATERIAL_WORDS.items():
+        with pytest.raises(ConfigError, match=f"{word}  other -> ") as caught:
+            check_same_material(material, {**found, name: "other"}, run)
         assert caught.value.code == "run.changed"
     other = open_material(small_config(tiny_llama_folder, prepared, run.root, template__name="belle"), run)
-    assert fingerprints(other, config)["template"] != found["template"]
+    assert fingerprints(other)["template"] != found["template"]
+
+
+def test_only_settings_that_make_no_other_run_may_change(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    config = small_config(tiny_llama_folder, prepared, run.root)
+    recorded = settings_of(config)
+    assert set(MAY_CHANGE) | set(PLACES) <= set(recorded)
+    assert changed_settings(config, recorded, run) == {}
+    for name in recorded:
+        if name in MAY_CHANGE or name in PLACES:
+            assert changed_settings(config, {**recorded, name: "other"}, run) == {name: ("other", recorded[name])}
+        else:
+            with pytest.raises(ConfigError, match=f"{name}  other -> ") as caught:
+                changed_settings(config, {**recorded, name: "other"}, run)
+            assert caught.value.code == "run.changed"
+    both = {**recorded, "train.epochs": 9, "adapter.rank": 64, "train.threads": 7}
+    with pytest.raises(ConfigError, match=r"(?s)adapter.rank  64 -> 4.*train.epochs  9 -> ") as caught:
+        changed_settings(config, both, run)
+    assert "train.threads" not in str(caught.value), "what may change is no reason to refuse"
+    with pytest.raises(ConfigError, match="data.path"):
+        changed_settings(small_config(tiny_llama_folder, tmp_path / "raw.jsonl", run.root), recorded, run)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ((8, 4), "8 -> 4"),
+        (("None", 4), "空 -> 4"),
+        (("a\nb", "a\nc"), "a\\nb -> a\\nc"),
+        (("x" * 99 + "旧", "x" * 99 + "新"), "..." + "x" * 24 + "旧 -> ..." + "x" * 24 + "新"),
+        (("短", "长" * 60), "短 -> " + "长" * 48 + "..."),
+    ],
+)
+def test_a_change_is_told_from_where_it_begins(change: tuple[object, object], text: str) -> None:
+    assert told(change) == text
 
 
 def test_warnings_of_the_check_reach_the_user(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is looked at while a run trains."""
+"""The held-out loss while a run trains."""
 
 from __future__ import annotations
 
@@ -35,23 +35,22 @@ class Heard:
 def watch_on(
     tiny_llama_folder: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any, tmp_path: Path
 ) -> Callable[..., tuple[Watch, Any, RunFolder, Heard]]:
-    """``watch_on(data, **changes)``: a watch, its model, its run folder, and what its trackers heard."""
+    """``watch_on(data)``: a watch, its model, its run folder, and what its trackers heard."""
 
-    def make(data: Path, **changes: Any) -> tuple[Watch, Any, RunFolder, Heard]:
+    def make(data: Path) -> tuple[Watch, Any, RunFolder, Heard]:
         run = RunFolder(tmp_path / "run")
         run.root.mkdir()
-        config = small_config(tiny_llama_folder, data, run.root, **changes)
+        config = small_config(tiny_llama_folder, data, run.root)
         model, heard = tiny_llama(sp_tokenizer), Heard()
-        precision = choose_precision("float32", CPU, is_adapter=True, num_parameters=1)
-        logs = EventLog(run.events), EventLog(run.samples)
-        material = open_material(config, run)
-        return Watch(config, material, model, make_accelerator(CPU, precision), *logs, heard), model, run, heard  # type: ignore[arg-type]
+        accelerator = make_accelerator(CPU, choose_precision("float32", CPU, is_adapter=True, num_parameters=1))
+        events = EventLog(run.events)
+        return Watch(open_material(config, run), model, accelerator, events, heard), model, run, heard  # type: ignore[arg-type]
 
     return make
 
 
-def test_loss_and_answers_are_written_and_nothing_else_moves(watch_on: Any, prepared: Path) -> None:
-    watch, model, run, heard = watch_on(prepared, eval__probes=["你好", "谢谢"])
+def test_the_loss_is_written_and_nothing_else_moves(watch_on: Any, prepared: Path) -> None:
+    watch, model, run, heard = watch_on(prepared)
     model.train()
     state = torch.get_rng_state()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -62,23 +61,13 @@ def test_loss_and_answers_are_written_and_nothing_else_moves(watch_on: Any, prep
     (event,) = read_events(run.events, "eval")
     assert (event["step"], event["loss"]) == (5, loss)
     assert set(event) == {"event", "time", "step", "loss", "perplexity", "bits_per_character"}
-    lines = read_events(run.samples)
-    assert [(line["step"], line["prompt"]) for line in lines] == [(5, "你好"), (5, "谢谢")]
-    assert set(lines[0]) == {"event", "time", "step", "prompt", "answer", "finish_reason"}
     ((values, step),) = heard.values
     assert (values["held_out_loss"], step) == (loss, 5)
     assert watch(5) == loss
 
 
-def test_without_held_out_data_the_questions_are_still_asked(watch_on: Any, tmp_path: Path) -> None:
+def test_without_held_out_data_there_is_no_loss(watch_on: Any, tmp_path: Path) -> None:
     prepare([str(write_chats(tmp_path / "chats.jsonl", 4))], tmp_path / "data", val_share=0)
     watch, _, run, heard = watch_on(tmp_path / "data")
     assert watch(0) is None
     assert (read_events(run.events), heard.values) == ([], [])
-    assert len(read_events(run.samples)) == 1
-
-
-def test_no_questions_are_no_error(watch_on: Any, prepared: Path) -> None:
-    watch, _, run, _ = watch_on(prepared, eval__probes=[])
-    assert watch(0) is not None
-    assert read_events(run.samples) == []

@@ -52,13 +52,19 @@ def test_before_and_after_answer_the_same_held_out_questions(done: JobResult) ->
     assert after["held_out"]["loss"] == evals[-1]["loss"] < before["held_out"]["loss"]
 
 
-def test_final_best_is_evaluated_as_what_was_kept(done: JobResult) -> None:
-    evals = [{"loss": 9.0}, {"loss": 2.0}, {"loss": 3.0}]
-    config = workflow.RunConfig()
-    best = config.model_copy(update={"train": config.train.model_copy(update={"final": "best"})})
-    assert workflow._delivered(evals, config) == [{"loss": 3.0}]
-    assert workflow._delivered(evals, best) == [{"loss": 2.0}]
-    assert workflow._delivered(evals[:1], best) == evals[:1]
+def test_the_held_out_figures_are_those_of_the_weights_that_were_kept(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    evals = [
+        {"event": "eval", "step": step, "loss": loss, "perplexity": 1, "bits_per_character": 1}
+        for step, loss in ((0, 9.0), (5, 2.0), (10, 3.0))
+    ]
+    for kept, loss in ((5, 2.0), (10, 3.0)):
+        lines = [*evals, {"event": "end", "step": 10, "kept": kept}]
+        run.events.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        before, after = workflow._held_out_figures(run)
+        assert (before["loss"], after["loss"]) == (9.0, loss)
+    run.events.write_text(json.dumps({"event": "end", "step": 10, "kept": 10}), encoding="utf-8")
+    assert workflow._held_out_figures(run) == ({}, {})
 
 
 def test_full_training_needs_no_merge_and_a_prepared_dataset_no_preparing(

@@ -1,7 +1,7 @@
 """An adapter folded into its base: streamed a run of rows at a time, then proven equal before the folder gets its name.
 
 Arithmetic is float32 with one rounding to the dtype that the base is stored in. An adapter that was trained on a base
-in 4 bits is merged into what those 4 bits stand for. Memory: one layer, while writing and while proving.
+in 4 or 8 bits is merged into what those bits stand for. Memory: one layer, while writing and while proving.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from hantune.models.merge.deltas import Change, Deltas, open_adapter, read_delta
 from hantune.models.merge.proof import DEPTH, Proof, answers, compare, probe_ids, require_equal
 from hantune.models.merge.sweep import Folder, Sweep
 from hantune.models.outline import outline, skeleton
-from hantune.models.quantize import recorded, round_trip
+from hantune.models.quantize import recorded
 from hantune.models.record import base_entry, dress, read_record
 from hantune.models.room import require_room
 from hantune.models.shards import write_tensors
 from hantune.models.tokenizer import load_tokenizer
-from hantune.models.weights import Tensors, row_blocks
+from hantune.models.weights import Tensors
 from hantune.paths import new_folder, quoted, sha256_file, write_json
 
 NOTABLE_LOSS = 0.3
@@ -90,13 +90,12 @@ class _Plan:
         self.config = read_config(self.base)
         if self.config.get("quantization_config"):
             raise unsupported("底座是量化过的, 只能合并到原精度的底座", self.base)
-        self.nf4 = recorded(read_record(self.adapter), str(self.adapter))
+        self.quantized = recorded(read_record(self.adapter), str(self.adapter))
         self.outline = outline(skeleton(self.base))
         self.sources: dict[str, tuple[str, Change | None]] = {name: (name, None) for name in tensors.specs}
         self.is_untied = False
         self._take(read_deltas(self.adapter, file), file)
-        stored = (self.outline.stored(name, tensors) for name in self.outline.linear)
-        self.in_4_bits = {name for name in stored if name} if self.nf4 else set()
+        self.linear = {self.outline.stored(name, tensors): name for name in self.outline.linear}
 
     @property
     def specs(self) -> dict[str, Any]:
@@ -148,11 +147,9 @@ class _Plan:
 
     def _base_rows(self, origin: str) -> Iterator[tuple[int, Tensor]]:
         """The base's tensor as the adapter was trained on it."""
-        if self.nf4 is None or origin not in self.in_4_bits:
+        if self.quantized is None or origin not in self.linear:
             return self.tensors.blocks(origin)
-        whole = self.tensors.read(origin)
-        seen = round_trip(whole, self.nf4).to(whole.dtype)
-        return ((start, seen[start:stop]) for start, stop in row_blocks(self.tensors.specs[origin]))
+        return Folder(self.tensors, self.outline, self.quantized).blocks(self.linear[origin])
 
     def _require_finite(self, name: str, base: Tensor, merged: Tensor) -> None:
         """A sum that overflows is no fault; a single NaN or infinity is."""
@@ -205,7 +202,7 @@ def _write_merged(plan: _Plan, folder: Path) -> dict[str, Any]:
     write_json(folder / "config.json", plan.config)
     return {
         "tensors": len(specs), "merged_tensors": plan.num_changed, "bytes": num_bytes, "files": len(files),
-        "dtype": stored_dtype(specs), "base_in_4_bits": plan.nf4 is not None,
+        "dtype": stored_dtype(specs), "base_quantization": plan.quantized.as_dict()["type"] if plan.quantized else None,
     }  # fmt: skip
 
 
@@ -237,7 +234,7 @@ def _prove(located: Located, plan: _Plan, folder: Path) -> Proof:
         bones = skeleton(plan.base)
         require_rows(bones, tokenizer, place=str(plan.base))
         tuned = load_adapter(bones, plan.adapter)
-        sweep = Sweep(tuned, Folder(plan.tensors, plan.outline, plan.nf4), Folder(written, plan.outline))
+        sweep = Sweep(tuned, Folder(plan.tensors, plan.outline, plan.quantized), Folder(written, plan.outline))
         found = answers(sweep, prompts, parameters=parameters)
         wrong = sweep.findings.wrong_weights + _others(plan, written, sweep.findings.checked)
         bar.advance()

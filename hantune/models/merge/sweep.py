@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from hantune.models.load import quiet_transformers
 from hantune.models.outline import Outline
-from hantune.models.quantize import Nf4, round_trip
+from hantune.models.quantize import Quantization, round_trip
 from hantune.models.weights import Tensors, row_blocks
 
 Change = Callable[[Tensor, int], Tensor]
@@ -32,11 +32,11 @@ ADAPTER = "default"
 
 @dataclass(frozen=True)
 class Folder:
-    """The weights of one model folder by the names of the model's code; ``nf4``: as they are when loaded in 4 bits."""
+    """The weights of one model folder by the names of the model's code; ``quantized``: as they are when loaded so."""
 
     tensors: Tensors
     outline: Outline
-    nf4: Nf4 | None = None
+    quantized: Quantization | None = None
 
     def file_name(self, name: str) -> str:
         """What the files call a parameter."""
@@ -48,13 +48,13 @@ class Folder:
     def whole(self, name: str) -> Tensor:
         """A parameter in its stored dtype."""
         tensor = self.tensors.read(self.file_name(name))
-        if self.nf4 is not None and name in self.outline.linear:
-            return round_trip(tensor, self.nf4).to(tensor.dtype)
+        if self.quantized is not None and name in self.outline.linear:
+            return round_trip(tensor, self.quantized, is_turned=name in self.outline.turned).to(tensor.dtype)
         return tensor
 
     def blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """A parameter a run of rows at a time: (number of the first, rows in their stored dtype)."""
-        if self.nf4 is not None and name in self.outline.linear:
+        if self.quantized is not None and name in self.outline.linear:
             whole = self.whole(name)
             yield from ((a, whole[a:b]) for a, b in row_blocks(self.tensors.specs[self.file_name(name)]))
         else:

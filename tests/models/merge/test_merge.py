@@ -23,8 +23,9 @@ from hantune.models.locate import locate
 from hantune.models.merge import deltas
 from hantune.models.merge import merge as merging
 from hantune.models.merge.merge import merge
-from hantune.models.quantize import Nf4
+from hantune.models.quantize import Int8, Nf4, Quantization
 from hantune.models.shards import INDEX, TensorSpec, write_tensors
+from hantune.train.frozen import compute_densely
 from tests.models.conftest import move
 
 IDS = torch.tensor([[1, 5, 9, 300, 301, 17]])
@@ -248,24 +249,29 @@ def test_every_kind_is_proven_equal(
     assert float((tuned - found).abs().max()) < loose * float(tuned.square().mean().sqrt())
 
 
-def test_an_adapter_of_a_4_bit_base_is_merged_into_what_it_saw(base_of: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("load", "how"), [("4bit", Nf4()), ("8bit", Int8())])
+def test_an_adapter_of_a_base_in_few_bits_is_merged_into_what_it_saw(
+    base_of: Callable[..., Path], tmp_path: Path, load: str, how: Quantization
+) -> None:
     pytest.importorskip("bitsandbytes")
     base = base_of("llama", "bfloat16")
     adapter = adapter_with({"target_modules": ["q_proj", "up_proj"]}, base, tmp_path / "adapter")
     record = json.loads((adapter / "hantune.json").read_bytes())
-    for name, quantization in (("nf4", Nf4().as_dict()), ("plain", None)):
+    for name, quantization in (("few", how.as_dict()), ("plain", None)):
         (adapter / "hantune.json").write_text(json.dumps(record | {"quantization": quantization}), encoding="utf-8")
         report = merge(adapter, tmp_path / name)
-        assert report["base_in_4_bits"] is (name == "nf4")
-    tuned = load_adapter(load_model(base, dtype=torch.bfloat16, load="4bit"), adapter)
+        assert report["base_quantization"] == (quantization or {}).get("type")
+    tuned = load_model(base, dtype=torch.bfloat16, load=load)
+    compute_densely(tuned)
+    tuned = load_adapter(tuned, adapter)
     seen = logits_of(tuned).float()
     gap = {
         name: float(
             (logits_of(load_model(tmp_path / name, dtype=torch.bfloat16)).float() - seen).square().mean().sqrt()
         )
-        for name in ("nf4", "plain")
+        for name in ("few", "plain")
     }
-    assert gap["nf4"] < 0.2 * gap["plain"]
+    assert gap["few"] < (0.2 if load == "4bit" else 0.9) * gap["plain"]
 
 
 # ---- what went wrong is found ------------------------------------------------------------------------------------
