@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from hantune.models.call import bare_model
+from hantune.models.quantize import Nf4, library
+
+NF4_BLOCK = Nf4().block
+
 
 class Live(TorchDispatchMode):
     """Bytes of the tensors made inside that are still held: ``now``, and ``peak``, the most since it was last set."""
@@ -46,24 +51,66 @@ class Live(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def stand_in(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model``, made on the meta device, with parameters and buffers that claim to be on ``device``."""
+def stand_in(model: nn.Module, device: torch.device, *, load: str = "full") -> nn.Module:
+    """``model``, made on the meta device, with parameters and buffers that claim to be on ``device``.
+
+    ``load``: under ``8bit`` and ``4bit`` the frozen matrices of linear layers lie packed, as bitsandbytes packs them.
+    Raises: MachineError ``machine.no-bitsandbytes``.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    packed = set() if load == "full" else {id(weight) for weight in _packed_weights(model)}
     made: dict[int, tuple[Tensor, Tensor]] = {}  # the old ones are kept as long as their ids count
     with FakeTensorMode(allow_non_fake_inputs=True):
         for tensors, name, tensor in _slots(model):
             if id(tensor) not in made:  # tied parameters stay one
-                empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-                is_parameter = isinstance(tensor, nn.Parameter)
-                made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty, tensor
+                new = _packed(tensor, load, device) if id(tensor) in packed else _empty(tensor, device)
+                made[id(tensor)] = new, tensor
             tensors[name] = made[id(tensor)][0]
     return model
 
 
-def num_bytes(tensors: Any) -> int:
-    """What these tensors take, one that comes twice counted once."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in tensors}.values())
+def _empty(tensor: Tensor, device: torch.device) -> Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _packed_weights(model: nn.Module) -> Iterator[Tensor]:
+    """The matrices that loading in fewer bits packs: of all linear layers but the head and the adapters."""
+    head = bare_model(model).get_output_embeddings()
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module is not head and not module.weight.requires_grad:
+            yield module.weight
+
+
+def _packed(weight: Tensor, load: str, device: torch.device) -> nn.Parameter:
+    """A parameter with what bitsandbytes keeps for such a matrix; ``models/quantize`` reads it."""
+    if load == "8bit":
+        codes: Any = nn.Parameter(torch.empty(weight.shape, dtype=torch.int8, device=device), requires_grad=False)
+        codes.SCB = torch.empty(weight.shape[0], device=device)
+        return codes  # type: ignore[no-any-return]
+    state = library("bitsandbytes.functional").QuantState
+    count = weight.numel()
+    scales = torch.empty(-(-count // NF4_BLOCK), dtype=torch.uint8, device=device)
+    second = state(
+        absmax=torch.empty(-(-len(scales) // 256), device=device),
+        code=torch.empty(256, device=device),
+        blocksize=256,
+        dtype=torch.float32,
+    )
+    halves = torch.empty(-(-count // 2), 1, dtype=torch.uint8, device=device)
+    codes = nn.Parameter(halves, requires_grad=False)
+    codes.quant_state = state(
+        absmax=scales,
+        shape=weight.shape,
+        code=torch.empty(16, device=device),
+        blocksize=NF4_BLOCK,
+        quant_type="nf4",
+        dtype=weight.dtype,
+        offset=torch.empty((), device=device),
+        state2=second,
+    )
+    return codes  # type: ignore[no-any-return]
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:

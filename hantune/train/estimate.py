@@ -91,8 +91,25 @@ class Largest:
         return cls(rows=rows, columns=columns, samples=len(batch.indices), longest=longest)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Bytes of the weights as they lie in their files, and of those that are made from them in another type."""
+
+    stored: int
+    converted: int
+
+    @classmethod
+    def of(cls, folder: Path, precision: Precision, load: str, base: int) -> Weights:
+        """``base``: bytes of what is not learned, as the model holds it."""
+        specs = [spec for _, spec in tensor_places(folder).values()]
+        wanted = DTYPE_NAMES[precision.weights]
+        others = [spec for spec in specs if spec.dtype != wanted]
+        converted = sum(spec.num_bytes // ITEM_BYTES[spec.dtype] * ITEM_BYTES[wanted] for spec in others)
+        return cls(stored=sum(spec.num_bytes for spec in specs), converted=converted if load == "full" else base)
+
+
 def estimate_memory(
-    rehearsal: Rehearsal, feed: Feed, plan: Plan, material: Material, folder: Path, precision: Precision, target: Target
+    rehearsal: Rehearsal, config: RunConfig, feed: Feed, plan: Plan, material: Material, folder: Path, target: Target
 ) -> tuple[Memory, Largest]:
     """What the run of ``rehearsal`` takes on ``target``, and its fullest micro-batch."""
     batch = feed.largest()
@@ -102,47 +119,37 @@ def estimate_memory(
     evaluation = rehearsal.evaluation(held_out) + tensors.optimizer if held_out is not None else 0
     gc.collect()
     process = process_memory()[0] or PROCESS_BYTES
-    stored, converted = _weight_bytes(folder, precision)
-    make = _on_cpu if target.device.type == "cpu" else _on_card
-    return make(tensors, process, evaluation, stored, converted, precision), Largest.of(batch, material.train.lengths)
+    weights = Weights.of(folder, rehearsal.precision, config.model.load, tensors.base)
+    if target.device.type == "cpu":
+        memory = _on_cpu(tensors, process, evaluation, weights, rehearsal.precision)
+    else:
+        memory = _on_card(tensors, process, evaluation, weights)
+    return memory, Largest.of(batch, material.train.lengths)
 
 
-def _weight_bytes(folder: Path, precision: Precision) -> tuple[int, int]:
-    """Bytes of the weights in their files, and of those that are read into another type."""
-    wanted = DTYPE_NAMES[precision.weights]
-    specs = [spec for _, spec in tensor_places(folder).values()]
-    converted = sum(
-        spec.num_bytes // ITEM_BYTES[spec.dtype] * ITEM_BYTES[wanted] for spec in specs if spec.dtype != wanted
-    )
-    return sum(spec.num_bytes for spec in specs), converted
+def _on_cpu(tensors: Footprint, process: int, evaluation: int, weights: Weights, precision: Precision) -> Memory:
+    """All of it is memory of the process; files that are mapped count where they are touched.
 
-
-def _on_cpu(
-    tensors: Footprint, process: int, evaluation: int, stored: int, converted: int, precision: Precision
-) -> Memory:
-    """All of it is memory of the process; files that are mapped count where they are touched."""
-    kernels = KERNEL_BYTES if precision.compute == torch.bfloat16 else 0
-    process += LIBRARY_BYTES + kernels
-    standing = tensors.base + tensors.learned + tensors.optimizer
-    passing = max(tensors.peak, evaluation) - standing
-    loading = process + stored + converted
-    holes = int(passing * HOLES)
-    step = process + max(tensors.peak, evaluation)
+    A checkpoint that is written while the run goes on is a copy of what is learned and of the optimiser's state.
+    """
+    process += LIBRARY_BYTES + (KERNEL_BYTES if precision.compute == torch.bfloat16 else 0)
+    most, copy = max(tensors.peak, evaluation), tensors.learned + tensors.optimizer
+    passing = most - tensors.base - tensors.learned - tensors.optimizer
+    holes, loading = int(passing * HOLES), process + weights.stored + weights.converted
+    peak = max(loading, process + most + copy + holes)
     return Memory(
         tensors=tensors,
         process=process,
         holes=holes,
         loading=loading,
         evaluation=process + evaluation,
-        peak=max(loading, step + holes),
-        least=step + int(passing * FEWEST_HOLES),
-        host=max(loading, step + holes),
+        peak=peak,
+        least=process + most + int(passing * FEWEST_HOLES),
+        host=peak,
     )
 
 
-def _on_card(
-    tensors: Footprint, process: int, evaluation: int, stored: int, converted: int, precision: Precision
-) -> Memory:
+def _on_card(tensors: Footprint, process: int, evaluation: int, weights: Weights) -> Memory:
     """Only tensors and CUDA's own needs lie on the card; the weights pass through the machine's memory file by file."""
     most = max(tensors.peak, evaluation)
     holes = int(most * CARD_HOLES)
@@ -154,7 +161,7 @@ def _on_card(
         evaluation=CONTEXT_BYTES + evaluation,
         peak=CONTEXT_BYTES + most + holes,
         least=CONTEXT_BYTES + most,
-        host=process + LIBRARY_BYTES + stored,
+        host=process + LIBRARY_BYTES + weights.stored + tensors.learned + tensors.optimizer,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from hantune.models.headers import tensor_places
 from hantune.models.hub import local_folder
 from hantune.train.estimate import Disk, Largest, Memory, estimate_disk, estimate_memory
 from hantune.train.feed import Feed
+from hantune.train.floor import Work
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, choose_precision
+from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.rehearsal import Rehearsal
 from hantune.train.setup import Material
 from hantune.train.target import Target
-from hantune.train.work import Work, count_work, rates_of
+from hantune.train.volume import Volume, volume_of, work_or_guess
 
 NEAR = 0.9
 """A run that needs more than this share of what is free is told that it is tight."""
@@ -30,11 +32,13 @@ class Outlook:
 
     plan: Plan
     precision: Precision
+    recompute: Recompute
     target: Target
     memory: Memory
     largest: Largest
     disk: Disk
     free_disk: int
+    volume: Volume
     work: Work
     parameters: int
     learned: int
@@ -61,18 +65,37 @@ class Outlook:
             "memory": {**self.memory.as_dict(), "held": self.held, "room": self.target.room, "fits": self.fits},
             "disk": {**self.disk.as_dict(), "free": self.free_disk},
             "largest_batch": asdict(self.largest),
-            "work": self.work.as_dict(),
+            "volume": self.volume.as_dict(),
         }
 
 
-def look_ahead(config: RunConfig, material: Material, target: Target, precision: Precision | None = None) -> Outlook:
-    """The outlook of a run on ``target``; ``precision``: what a run that goes on has already chosen.
+def look_ahead(
+    config: RunConfig,
+    material: Material,
+    target: Target,
+    precision: Precision | None = None,
+    recompute: Recompute | None = None,
+) -> Outlook:
+    """The outlook of a run on ``target``; ``precision``, ``recompute``: what is already decided.
 
     Raises: ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``; ModelError ``model.unknown-type``.
     """
+    precision = precision or precision_on(config, target)
+    if recompute is not None:
+        return _look(config, material, target, precision, recompute)
+    asked = config.train.activation_checkpointing
+    outlook = _look(config, material, target, precision, choose_recompute(asked))
+    chosen = choose_recompute(asked, predicted=outlook.memory.least, available=target.room)
+    if chosen.is_on != outlook.recompute.is_on:
+        return _look(config, material, target, precision, chosen)
+    return replace(outlook, recompute=chosen)
+
+
+def _look(
+    config: RunConfig, material: Material, target: Target, precision: Precision, recompute: Recompute
+) -> Outlook:
     folder = local_folder(config.model.path, revision=config.model.revision)
-    precision = precision or precision_of(config, target)
-    rehearsal = Rehearsal(config, folder, precision, target)
+    rehearsal = Rehearsal(config, folder, precision, recompute, target)
     plan = make_plan(
         config,
         num_samples=len(material.train),
@@ -81,34 +104,33 @@ def look_ahead(config: RunConfig, material: Material, target: Target, precision:
         packs_fast=rehearsal.traits.packs_fast,
     )
     feed = Feed(material.train, plan, config.train, pad_id=material.encoder.pad_id)
-    memory, largest = estimate_memory(rehearsal, feed, plan, material, folder, precision, target)
+    work = work_or_guess(rehearsal.model)
+    memory, largest = estimate_memory(rehearsal, config, feed, plan, material, folder, target)
     return Outlook(
         plan=plan,
         precision=precision,
+        recompute=recompute,
         target=target,
         memory=memory,
         largest=largest,
         disk=estimate_disk(config, memory.tensors),
         free_disk=_free_disk(config),
-        work=count_work(feed, plan, material, rates_of(rehearsal.model, config)),
-        parameters=sum(p.numel() for p in rehearsal.model.parameters()),
+        volume=volume_of(feed, plan, material, work),
+        work=work,
+        parameters=num_parameters(config),
         learned=sum(p.numel() for p in rehearsal.parameters.values()),
     )
 
 
-def precision_of(config: RunConfig, target: Target) -> Precision:
-    """In which numbers a run computes on ``target``."""
+def precision_on(config: RunConfig, target: Target) -> Precision:
+    """In which numbers a run computes on ``target``. Cards that are not here are taken to have bf16: all since 2020 do."""
+    asked = config.train.precision
     return choose_precision(
-        config.train.precision if target.is_here else _on_new_card(config.train.precision),
+        "bf16" if asked == "auto" and not target.is_here else asked,
         target.device,
         is_adapter=config.adapter.kind == "lora",
         num_parameters=num_parameters(config),
     )
-
-
-def _on_new_card(asked: Any) -> Any:
-    """Cards that are not here are taken to be ones with bf16, as all since 2020 are."""
-    return "bf16" if asked == "auto" else asked
 
 
 def num_parameters(config: RunConfig) -> int:

@@ -17,6 +17,7 @@ from hantune.log import console
 from hantune.models.quantize import num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
+from hantune.train.learn import set_up
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
 from hantune.train.plan import Plan, continued, make_plan
@@ -243,20 +244,6 @@ def _make_model(
         fuse_pointwise(model)
         fuse_attention(model)
     return model, use_liger(model, device)
-
-
-def set_up(model: nn.Module, config: RunConfig, recompute: Recompute) -> nn.Module:
-    """The model with what is learned in it. Looks at no weight, so that a model without any can be set up too."""
-    from hantune.models.adapter import attach_lora
-    from hantune.models.call import bare_model, checkpoint_activations
-    from hantune.train.lora_kernels import fuse_lora
-
-    if config.adapter.kind == "lora":
-        model = attach_lora(model, config.adapter, seed=config.train.seed)
-        fuse_lora(model)
-    if recompute.is_on:
-        checkpoint_activations(bare_model(model))
-    return model
 
 
 def _num_parameters(config: RunConfig) -> int:

@@ -7,7 +7,6 @@ model of one layer whose parameters are all the same number, seen as whole tenso
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -24,11 +23,13 @@ from hantune.models import attention
 from hantune.models.call import bare_model, evaluating, takes
 from hantune.models.load import attention_of, model_class, quiet_transformers
 from hantune.models.loss import assume_head, is_head_last, supervised_nats
-from hantune.models.memory import Live, num_bytes, stand_in
-from hantune.train.optim import make_optimizer, trained_parameters
+from hantune.models.memory import Live, stand_in
+from hantune.train.frozen import compute_densely
+from hantune.train.learn import set_up
+from hantune.train.optim import state_bytes, trained_parameters
 from hantune.train.pointwise import fuse_attention, fuse_pointwise
 from hantune.train.precision import Precision
-from hantune.train.ready import set_up
+from hantune.train.recompute import Recompute
 from hantune.train.step import add_gradients
 from hantune.train.target import Target
 
@@ -73,34 +74,34 @@ class Traits:
 class Rehearsal:
     """The model of a run without weights. ``traits``: what was found out about its kind."""
 
-    def __init__(self, config: RunConfig, folder: Path, precision: Precision, target: Target) -> None:
-        self._config, self._device, self._precision = config, target.stand_in, precision
+    def __init__(
+        self, config: RunConfig, folder: Path, precision: Precision, recompute: Recompute, target: Target
+    ) -> None:
+        self._config, self._device, self.precision = config, target.stand_in, precision
         self.traits = find_traits(config, folder, precision, target.device)
         self.live = Live()
-        self.model = _outlined(config, folder, precision, self.traits)
+        self.model = _outlined(config, folder, precision, recompute, self.traits)
         with self.live:
-            stand_in(self.model, self._device)
+            stand_in(self.model, self._device, load=config.model.load)
+        compute_densely(self.model)
         self.model.train()
         self.parameters = trained_parameters(self.model)
+        self._weights = self.live.now
 
     def step(self, batch: Batch, *, times: int = 1) -> Footprint:
         """What an update takes that goes over this micro-batch ``times`` times."""
-        weights = num_bytes(self.model.parameters())
-        learned = num_bytes(self.parameters.values())
+        learned = sum(p.numel() * p.element_size() for p in self.parameters.values())
+        moments = state_bytes(self.parameters.values(), self._config.train)
+        moments += learned if self._config.train.ema_decay else 0
         with self.live:
-            before = self.live.now
-            optimizer = self._optimizer_with_state()
-            moments = self.live.now - before
             self.live.peak = self.live.now
-            run = _Pass(self._device, self._precision, self.live)
+            run = _Pass(self._device, self.precision, self.live)
             for _ in range(times):
                 add_gradients(self.model, run, self._config.train, batch, supervised=1)  # type: ignore[arg-type]
-            peak = self.live.peak
+            peak = self.live.peak + moments
             self.model.zero_grad(set_to_none=True)
-        del optimizer
-        gc.collect()
         return Footprint(
-            base=weights - learned,
+            base=self._weights - learned,
             learned=learned,
             gradients=learned,
             optimizer=moments,
@@ -110,19 +111,10 @@ class Rehearsal:
 
     def evaluation(self, batch: Batch) -> int:
         """The most bytes while the held-out loss of a batch is taken, without what the optimiser holds."""
-        with self.live, evaluating(self.model), torch.no_grad(), _autocast(self._device, self._precision):
+        with self.live, evaluating(self.model), torch.no_grad(), _autocast(self._device, self.precision):
             self.live.peak = self.live.now
             supervised_nats(self.model, batch.to(self._device))
             return self.live.peak
-
-    def _optimizer_with_state(self) -> Any:
-        """The run's optimiser after its first update."""
-        optimizer = make_optimizer(self.parameters, self._config.train)
-        for parameter in self.parameters.values():
-            parameter.grad = torch.empty_like(parameter)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return optimizer
 
 
 class _Pass:
@@ -176,14 +168,16 @@ def find_traits(config: RunConfig, folder: Path, precision: Precision, device: t
     )
 
 
-def _outlined(config: RunConfig, folder: Path, precision: Precision, traits: Traits) -> nn.Module:
+def _outlined(
+    config: RunConfig, folder: Path, precision: Precision, recompute: Recompute, traits: Traits
+) -> nn.Module:
     """The run's model on the meta device."""
     settings, family = model_class(folder)
     settings._attn_implementation = attention.NAME if traits.packs_fast else attention_of(folder)
     with quiet_transformers(), torch.device("meta"):
         model = family._from_config(settings, dtype=precision.weights)
         model.tie_weights()
-        model = set_up(model.eval(), config)
+        model = set_up(model.eval(), config, recompute)
     for module in model.modules():
         if type(module) in traits.forwards:
             module.forward = MethodType(traits.forwards[type(module)], module)

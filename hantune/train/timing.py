@@ -1,6 +1,6 @@
 """How long a run will take on this machine, from a few of its own micro-batches run beforehand.
 
-A micro-batch takes a moment of its own and then so much for each unit of work (``train/work``): a line through what was
+A micro-batch takes a moment of its own and then so much for each FLOP (``train/volume``): a line through what was
 measured on a typical and a small one. Trials leave no trace (``train/trial``).
 """
 
@@ -9,22 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from hantune.config.schema import RunConfig
 from hantune.data.batch import Batch
-from hantune.models.call import bare_model, evaluating, model_inputs
+from hantune.models.call import evaluating
 from hantune.models.loss import supervised_nats
 from hantune.train.feed import Feed
-from hantune.train.optim import make_optimizer, trained_parameters
+from hantune.train.floor import Work
+from hantune.train.optim import make_optimizer, state_bytes, trained_parameters
 from hantune.train.plan import Plan
 from hantune.train.setup import Material
 from hantune.train.step import DoesNotFit
 from hantune.train.trial import try_batches
-from hantune.train.work import Rates, Work, count_work, micro_batches_of, rates_of
+from hantune.train.volume import Volume, flop_of, volume_of, work_or_guess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,47 +36,64 @@ STAND_IN_NUMBERS = 4_000_000
 """Parameters on which the optimiser's update is timed; the run's own are not touched."""
 SAVED_BYTES_PER_SECOND = 300e6
 """A checkpoint is written, hashed and synced at about this rate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Seconds: ``batch`` for a micro-batch, ``unit`` for each unit of its work, forward and back; the same for the
-    forward pass of evaluation; ``update`` for one of the optimiser, ``word`` for one pass of the probes."""
-
-    batch: float
-    unit: float
-    forward_batch: float
-    forward_unit: float
-    update: float
-    word: float
-
-    def run(self, work: Work, config: RunConfig, bytes_per_save: int, saves: int) -> Duration:
-        """How long a run with this work takes."""
-        evaluation = work.evaluation_batches * self.forward_batch + work.evaluation_units * self.forward_unit
-        words = config.eval.probe_max_tokens if config.eval.probes else 0
-        return Duration(
-            training=work.batches * self.batch + work.units * self.unit + work.steps * self.update,
-            evaluation=work.evaluations * evaluation,
-            probes=work.evaluations * words * self.word,
-            saving=saves * bytes_per_save / SAVED_BYTES_PER_SECOND,
-        )
+FLOOR_SHARE = 0.6
+"""Where nothing was tried: a step reaches about this share of the machine's rate of matrix products."""
+FORWARD_SHARE = 0.45
+"""The forward pass of evaluation beside forward and backward, where nothing was tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """Seconds of a run by what they are spent on."""
+    """Seconds of a run by what they are spent on. ``is_measured``: by trials of its own micro-batches."""
 
     training: float
     evaluation: float
     probes: float
     saving: float
+    is_measured: bool
 
     @property
     def total(self) -> float:
         return self.training + self.evaluation + self.probes + self.saving
 
-    def as_dict(self) -> dict[str, float]:
-        return {name: round(value, 3) for name, value in {**asdict(self), "total": self.total}.items()}
+    def as_dict(self) -> dict[str, float | bool]:
+        """For ``plan.json``."""
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds: ``batch`` for a micro-batch and ``flop`` for each of its FLOP, forward and back; the same for the
+    forward pass of evaluation; ``update`` for one of the optimiser."""
+
+    batch: float
+    flop: float
+    forward_batch: float
+    forward_flop: float
+    update: float
+    is_measured: bool = True
+
+    def run(self, volume: Volume, plan: Plan, bytes_per_save: int) -> Duration:
+        """How long a run takes."""
+        times = plan.still_to_come(0)
+        training = volume.batches * self.batch + volume.flop * self.flop + plan.total_steps * self.update
+        evaluation = volume.evaluation_batches * self.forward_batch + volume.evaluation_flop * self.forward_flop
+        return Duration(
+            training=training,
+            evaluation=(1 + times["eval"]) * evaluation,
+            probes=plan.probes.share * training,
+            saving=times["save"] * bytes_per_save / SAVED_BYTES_PER_SECOND,
+            is_measured=self.is_measured,
+        )
+
+
+def expected_duration(volume: Volume, plan: Plan, rate: float, bytes_per_save: int) -> Duration:
+    """How long a run takes on a machine that multiplies at ``rate`` FLOP a second: known to a factor of about two."""
+    second = 1 / (rate * FLOOR_SHARE)
+    speed = Speed(
+        batch=0.0, flop=second, forward_batch=0.0, forward_flop=FORWARD_SHARE * second, update=0.0, is_measured=False
+    )
+    return speed.run(volume, plan, bytes_per_save)
 
 
 def calibrate(
@@ -86,60 +104,67 @@ def calibrate(
     Law: no weight, gradient, moment or generator is changed.
     """
     feed = Feed(material.train, plan, config.train, pad_id=material.encoder.pad_id)
-    rates = rates_of(model, config)
-    work = count_work(feed, plan, material, rates)
-    chosen = _chosen(feed, plan, material, rates)
-    if sum(rates.of_batch(batch) for batch in chosen) > MOST_SHARE * work.units:
+    work = work_or_guess(model)
+    volume = volume_of(feed, plan, material, work)
+    batches = chosen_batches(feed, volume)
+    if sum(flop_of(batch, work) for batch in batches) > MOST_SHARE * volume.flop:
         return None
     try:
-        speed = measure_speed(config, model, accelerator, chosen, rates, len(config.eval.probes))
+        speed = measured_speed(config, model, accelerator, batches, work)
     except DoesNotFit:
         return None
-    learned = sum(p.numel() * p.element_size() for p in trained_parameters(model).values())
-    return speed.run(work, config, 3 * learned, saves=-(-plan.total_steps // plan.save_every))
+    return speed.run(volume, plan, save_bytes(config, model))
 
 
-def _chosen(feed: Feed, plan: Plan, material: Material, rates: Rates) -> list[Batch]:
-    """A small micro-batch, and three times one in which half of the run's work is done or less: it warms up first."""
-    batches = sorted(micro_batches_of(feed, plan, material, rates))
-    half, done = sum(size for size, _ in batches) / 2, 0.0
-    for _size, _cut in batches:
-        done += _size
-        if done >= half:
+def save_bytes(config: RunConfig, model: nn.Module) -> int:
+    """What one checkpoint takes."""
+    learned = trained_parameters(model).values()
+    return state_bytes(learned, config.train) + sum(p.numel() * p.element_size() for p in learned)
+
+
+def chosen_batches(feed: Feed, volume: Volume) -> list[Batch]:
+    """A typical micro-batch (half of the work is done in larger ones), a small one, and the typical one again.
+
+    The first one warms up the libraries.
+    """
+    half, done = volume.sizes[0][1], 0.0
+    total = sum(size for size, _ in volume.sizes)
+    for size, half in volume.sizes:
+        done += size
+        if done >= total / 2:
             break
-    small, typical = feed.collate(batches[len(batches) // 10][1]), feed.collate(_cut)
-    return [typical, typical, small, typical]
+    typical, small = feed.collate(half), feed.collate(volume.sizes[len(volume.sizes) // 10][1])
+    return [typical, typical, small, typical, small]
 
 
-def measure_speed(
-    config: RunConfig, model: nn.Module, accelerator: Accelerator, batches: Sequence[Batch], rates: Rates, probes: int
+def measured_speed(
+    config: RunConfig, model: nn.Module, accelerator: Accelerator, batches: Sequence[Batch], work: Work
 ) -> Speed:
     """The speed of this machine on micro-batches of the run; the first of them only warms up.
 
     Raises: DoesNotFit.
     """
     costs = try_batches(model, accelerator, config.train, batches)[1:]
-    units = [rates.of_batch(batch) for batch in batches[1:]]
-    batch, unit = _line(units, [cost.seconds for cost in costs])
-    seconds = [_forward_seconds(model, accelerator, batch) for batch in batches[1:]]
-    forward_batch, forward_unit = _line(units, seconds)
+    flop = [flop_of(batch, work) for batch in batches[1:]]
+    batch, per_flop = line(flop, [cost.seconds for cost in costs])
+    forward = [_forward_seconds(model, accelerator, batch) for batch in batches[1:]]
+    forward_batch, forward_flop = line(flop, forward)
     return Speed(
         batch=batch,
-        unit=unit,
+        flop=per_flop,
         forward_batch=forward_batch,
-        forward_unit=forward_unit,
+        forward_flop=forward_flop,
         update=_update_seconds(config, model, accelerator.device),
-        word=_word_seconds(model, accelerator, probes),
     )
 
 
-def _line(units: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+def line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
     """(start, slope) of the line through the mean of the largest and the mean of the smallest; neither is negative."""
-    low, high = min(units), max(units)
+    low, high = min(sizes), max(sizes)
     at_low, at_high = (
-        _mean([s for u, s in zip(units, seconds, strict=True) if u == end]) for end in (low, high)
+        _mean([second for size, second in zip(sizes, seconds, strict=True) if size == end]) for end in (low, high)
     )
-    if high < 1.2 * low:  # of one size: nothing tells the two apart
+    if high < 1.2 * low:  # all of one size: nothing tells the two apart
         return 0.0, at_high / high
     slope = min(max(0.0, (at_high - at_low) / (high - low)), at_high / high)
     return at_high - slope * high, slope
@@ -162,25 +187,12 @@ def _update_seconds(config: RunConfig, model: nn.Module, device: torch.device) -
     part = max(1, min(numbers, STAND_IN_NUMBERS))
     parameter = nn.Parameter(torch.zeros(1, part, device=device))
     optimizer = make_optimizer({"stand-in": parameter}, config.train)
+    seconds = 0.0
     for _ in range(2):
         parameter.grad = torch.zeros_like(parameter)
         start = time.perf_counter()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) * numbers / part
-
-
-def _word_seconds(model: nn.Module, accelerator: Accelerator, probes: int) -> float:
-    """One more token for each probe."""
-    bare = bare_model(model)
-    tokens_BT = torch.zeros(max(1, probes), 1, dtype=torch.long, device=accelerator.device)
-    with evaluating(model), torch.no_grad(), accelerator.autocast():
-        for _ in range(2):
-            start = time.perf_counter()
-            bare(**model_inputs(bare, tokens_BT, use_cache=False)).logits.sum().item()
-    return time.perf_counter() - start
-
-
-def as_dict(duration: Duration | None) -> dict[str, Any] | None:
-    return None if duration is None else duration.as_dict()
+        seconds = time.perf_counter() - start
+    return seconds * numbers / part
