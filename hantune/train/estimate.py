@@ -14,15 +14,12 @@ from typing import Any
 import torch
 
 from hantune.config.schema import RunConfig
-from hantune.data.batch import Batch, evaluation_batches
+from hantune.data.batch import Batch
 from hantune.models.headers import ITEM_BYTES, tensor_places
 from hantune.models.shards import DTYPE_NAMES
-from hantune.train.feed import Feed
 from hantune.train.memory import process_memory
-from hantune.train.plan import Plan
 from hantune.train.precision import Precision
-from hantune.train.rehearsal import Footprint, Rehearsal
-from hantune.train.setup import Material
+from hantune.train.rehearsal import Footprint
 from hantune.train.target import Target
 
 MIB = 1 << 20
@@ -46,15 +43,14 @@ CARD_HOLES = 0.05
 class Memory:
     """Bytes. ``peak``: the most that will be held on the device; ``least``: what the run cannot do without.
 
-    ``process``: held by programs and libraries; ``holes``: between tensors; ``loading``, ``evaluation``: the peaks
-    while the weights are read and while the held-out loss is taken; ``host``: the machine's memory beside a card.
+    ``process``: held by programs and libraries; ``holes``: between tensors; ``loading``: the peak while the
+    weights are read; ``host``: the machine's memory beside a card.
     """
 
     tensors: Footprint
     process: int
     holes: int
     loading: int
-    evaluation: int
     peak: int
     least: int
     host: int
@@ -108,33 +104,24 @@ class Weights:
         return cls(stored=sum(spec.num_bytes for spec in specs), converted=converted if load == "full" else base)
 
 
-def estimate_memory(
-    rehearsal: Rehearsal, config: RunConfig, feed: Feed, plan: Plan, material: Material, folder: Path, target: Target
-) -> tuple[Memory, Largest]:
-    """What the run of ``rehearsal`` takes on ``target``, and its fullest micro-batch."""
-    batch = feed.largest()
-    times = 2 if plan.samples_per_step > len(batch.indices) else 1
-    tensors = rehearsal.step(batch, times=times)
-    held_out = next(evaluation_batches(material.val, pad_id=material.encoder.pad_id), None)
-    evaluation = rehearsal.evaluation(held_out) + tensors.optimizer if held_out is not None else 0
+def estimate_memory(config: RunConfig, tensors: Footprint, folder: Path, precision: Precision, target: Target) -> Memory:
+    """What a run with these tensors takes on ``target``."""
     gc.collect()
     process = process_memory()[0] or PROCESS_BYTES
-    weights = Weights.of(folder, rehearsal.precision, config.model.load, tensors.base)
+    weights = Weights.of(folder, precision, config.model.load, tensors.base)
     if target.device.type == "cpu":
-        memory = _on_cpu(tensors, process, evaluation, weights, rehearsal.precision)
-    else:
-        memory = _on_card(tensors, process, evaluation, weights)
-    return memory, Largest.of(batch, material.train.lengths)
+        return _on_cpu(tensors, process, weights, precision)
+    return _on_card(tensors, process, weights)
 
 
-def _on_cpu(tensors: Footprint, process: int, evaluation: int, weights: Weights, precision: Precision) -> Memory:
+def _on_cpu(tensors: Footprint, process: int, weights: Weights, precision: Precision) -> Memory:
     """All of it is memory of the process; files that are mapped count where they are touched.
 
     A checkpoint that is written while the run goes on is a copy of what is learned and of the optimiser's state.
     """
     process += LIBRARY_BYTES + (KERNEL_BYTES if precision.compute == torch.bfloat16 else 0)
-    most, copy = max(tensors.peak, evaluation), tensors.learned + tensors.optimizer
-    passing = most - tensors.base - tensors.learned - tensors.optimizer
+    most, copy = tensors.most, tensors.learned + tensors.optimizer
+    passing = most - tensors.standing
     holes, loading = int(passing * HOLES), process + weights.stored + weights.converted
     peak = max(loading, process + most + copy + holes)
     return Memory(
@@ -142,23 +129,21 @@ def _on_cpu(tensors: Footprint, process: int, evaluation: int, weights: Weights,
         process=process,
         holes=holes,
         loading=loading,
-        evaluation=process + evaluation,
         peak=peak,
         least=process + most + int(passing * FEWEST_HOLES),
         host=peak,
     )
 
 
-def _on_card(tensors: Footprint, process: int, evaluation: int, weights: Weights) -> Memory:
+def _on_card(tensors: Footprint, process: int, weights: Weights) -> Memory:
     """Only tensors and CUDA's own needs lie on the card; the weights pass through the machine's memory file by file."""
-    most = max(tensors.peak, evaluation)
+    most = tensors.most
     holes = int(most * CARD_HOLES)
     return Memory(
         tensors=tensors,
         process=CONTEXT_BYTES,
         holes=holes,
         loading=CONTEXT_BYTES + tensors.base + tensors.learned,
-        evaluation=CONTEXT_BYTES + evaluation,
         peak=CONTEXT_BYTES + most + holes,
         least=CONTEXT_BYTES + most,
         host=process + LIBRARY_BYTES + weights.stored + tensors.learned + tensors.optimizer,

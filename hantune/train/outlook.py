@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hantune.config.schema import RunConfig
+from hantune.data.batch import evaluation_batches
 from hantune.models.headers import tensor_places
 from hantune.models.hub import local_folder
 from hantune.train.estimate import Disk, Largest, Memory, estimate_disk, estimate_memory
@@ -17,10 +18,10 @@ from hantune.train.floor import Work
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, choose_precision
 from hantune.train.recompute import Recompute, choose_recompute
-from hantune.train.rehearsal import Rehearsal
+from hantune.train.rehearsal import Stage, find_traits, rehearse
 from hantune.train.setup import Material
 from hantune.train.target import Target
-from hantune.train.volume import Volume, volume_of, work_or_guess
+from hantune.train.volume import Volume, volume_of
 
 NEAR = 0.9
 """A run that needs more than this share of what is free is told that it is tight."""
@@ -95,35 +96,38 @@ def _look(
     config: RunConfig, material: Material, target: Target, precision: Precision, recompute: Recompute
 ) -> Outlook:
     folder = local_folder(config.model.path, revision=config.model.revision)
-    rehearsal = Rehearsal(config, folder, precision, recompute, target)
+    traits = find_traits(config, folder, precision, target.device)
     plan = make_plan(
         config,
         num_samples=len(material.train),
         num_val=len(material.val),
-        can_pack=rehearsal.traits.can_pack,
-        packs_fast=rehearsal.traits.packs_fast,
+        can_pack=traits.can_pack,
+        packs_fast=traits.packs_fast,
     )
     feed = Feed(material.train, plan, config.train, pad_id=material.encoder.pad_id)
-    work = work_or_guess(rehearsal.model)
-    memory, largest = estimate_memory(rehearsal, config, feed, plan, material, folder, target)
+    batch = feed.largest()
+    held_out = next(evaluation_batches(material.val, pad_id=material.encoder.pad_id), None)
+    stage = Stage(config=config, folder=folder, precision=precision, recompute=recompute, target=target)
+    times = 2 if plan.samples_per_step > len(batch.indices) else 1
+    found = rehearse(stage, traits, batch, held_out, times=times)
     return Outlook(
         plan=plan,
         precision=precision,
         recompute=recompute,
         target=target,
-        memory=memory,
-        largest=largest,
-        disk=estimate_disk(config, memory.tensors),
+        memory=estimate_memory(config, found.footprint, folder, precision, target),
+        largest=Largest.of(batch, material.train.lengths),
+        disk=estimate_disk(config, found.footprint),
         free_disk=_free_disk(config),
-        volume=volume_of(feed, plan, material, work),
-        work=work,
+        volume=volume_of(feed, plan, material, found.work),
+        work=found.work,
         parameters=num_parameters(config),
-        learned=sum(p.numel() for p in rehearsal.parameters.values()),
+        learned=found.learned,
     )
 
 
 def precision_on(config: RunConfig, target: Target) -> Precision:
-    """In which numbers a run computes on ``target``. Cards that are not here are taken to have bf16: all since 2020 do."""
+    """In which numbers a run computes on ``target``; cards that are not here are taken to have bf16."""
     asked = config.train.precision
     return choose_precision(
         "bf16" if asked == "auto" and not target.is_here else asked,

@@ -1,7 +1,8 @@
 """A step of a run before its weights are loaded: the same code, on a model that has shapes and no contents.
 
 What a run decides by looking at numbers (which modules are fused, whether the head comes last) is decided here on a
-model of one layer whose parameters are all the same number, seen as whole tensors.
+model of one layer whose parameters are all the same number, seen as whole tensors. Where all layers are alike, two and
+three of them tell what any number takes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -24,6 +25,7 @@ from hantune.models.call import bare_model, evaluating, takes
 from hantune.models.load import attention_of, model_class, quiet_transformers
 from hantune.models.loss import assume_head, is_head_last, supervised_nats
 from hantune.models.memory import Live, stand_in
+from hantune.train.floor import Work
 from hantune.train.frozen import compute_densely
 from hantune.train.learn import set_up
 from hantune.train.optim import state_bytes, trained_parameters
@@ -32,17 +34,20 @@ from hantune.train.precision import Precision
 from hantune.train.recompute import Recompute
 from hantune.train.step import add_gradients
 from hantune.train.target import Target
+from hantune.train.volume import work_or_guess
 
 SAME = 0.01
 """What every parameter of the model of one layer holds."""
+FEW = (2, 3)
+"""So many layers are gone through where all are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
     """Bytes of tensors in a step. ``peak``: the most at once; the parts are not all there at the same moment.
 
-    ``base``: weights that are not learned; ``learned``: those that are; ``activations``: what the longest micro-batch
-    keeps for its backward pass.
+    ``base``: weights that are not learned; ``learned``: those that are; ``activations``: what a micro-batch keeps for
+    its backward pass; ``evaluation``: the peak while the held-out loss is taken.
     """
 
     base: int
@@ -51,19 +56,39 @@ class Footprint:
     optimizer: int
     activations: int
     peak: int
+    evaluation: int
+
+    @property
+    def standing(self) -> int:
+        """What is there all the time."""
+        return self.base + self.learned + self.optimizer
+
+    @property
+    def most(self) -> int:
+        """The most at any time."""
+        return max(self.peak, self.evaluation)
 
     @property
     def rest(self) -> int:
         """What passes: logits, temporary results."""
-        return max(0, self.peak - self.base - self.learned - self.optimizer - self.activations)
+        return max(0, self.peak - self.standing - self.activations)
 
     def as_dict(self) -> dict[str, int]:
         return {**asdict(self), "rest": self.rest}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """What was found out about a step. ``learned``: numbers that are trained."""
+
+    footprint: Footprint
+    work: Work
+    learned: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What a run finds out about a kind of model: forward passes that are replaced, by class."""
+    """What a run finds out about a kind of model. ``forwards``: passes that it replaces, by class."""
 
     packs_fast: bool
     can_pack: bool
@@ -71,83 +96,111 @@ class Traits:
     forwards: dict[type, Callable[..., Any]]
 
 
-class Rehearsal:
-    """The model of a run without weights. ``traits``: what was found out about its kind."""
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Whose step is rehearsed, in which numbers, and where."""
 
-    def __init__(
-        self, config: RunConfig, folder: Path, precision: Precision, recompute: Recompute, target: Target
-    ) -> None:
-        self._config, self._device, self.precision = config, target.stand_in, precision
-        self.traits = find_traits(config, folder, precision, target.device)
-        self.live = Live()
-        self.model = _outlined(config, folder, precision, recompute, self.traits)
-        with self.live:
-            stand_in(self.model, self._device, load=config.model.load)
-        compute_densely(self.model)
-        self.model.train()
-        self.parameters = trained_parameters(self.model)
-        self._weights = self.live.now
+    config: RunConfig
+    folder: Path
+    precision: Precision
+    recompute: Recompute
+    target: Target
 
-    def step(self, batch: Batch, *, times: int = 1) -> Footprint:
-        """What an update takes that goes over this micro-batch ``times`` times."""
-        learned = sum(p.numel() * p.element_size() for p in self.parameters.values())
-        moments = state_bytes(self.parameters.values(), self._config.train)
-        moments += learned if self._config.train.ema_decay else 0
-        with self.live:
-            self.live.peak = self.live.now
-            run = _Pass(self._device, self.precision, self.live)
-            for _ in range(times):
-                add_gradients(self.model, run, self._config.train, batch, supervised=1)  # type: ignore[arg-type]
-            peak = self.live.peak + moments
-            self.model.zero_grad(set_to_none=True)
-        return Footprint(
-            base=self._weights - learned,
-            learned=learned,
-            gradients=learned,
-            optimizer=moments,
-            activations=run.activations,
-            peak=peak,
-        )
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if not self.precision.needs_autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.target.stand_in.type, dtype=self.precision.compute)
 
-    def evaluation(self, batch: Batch) -> int:
-        """The most bytes while the held-out loss of a batch is taken, without what the optimiser holds."""
-        with self.live, evaluating(self.model), torch.no_grad(), _autocast(self._device, self.precision):
-            self.live.peak = self.live.now
-            supervised_nats(self.model, batch.to(self._device))
-            return self.live.peak
+
+def rehearse(stage: Stage, traits: Traits, batch: Batch, held_out: Batch | None, *, times: int = 1) -> Rehearsed:
+    """What an update takes that goes over a micro-batch ``times`` times, and one batch of evaluation.
+
+    Raises: ConfigError ``adapter.no-such-layer``; MachineError ``machine.no-bitsandbytes``.
+    """
+    layers = model_class(stage.folder)[0].get_text_config().num_hidden_layers
+    alike = stage.config.adapter.kind == "lora" and stage.config.adapter.layers_to_transform is None
+    few = FEW if alike and layers > sum(FEW) else (layers,)
+    found = [_rehearsed(stage, traits, batch, held_out, times, count) for count in few]
+    return found[0] if len(found) == 1 else _extended(*found, layers - FEW[1])
+
+
+def _rehearsed(
+    stage: Stage, traits: Traits, batch: Batch, held_out: Batch | None, times: int, layers: int
+) -> Rehearsed:
+    """The same on a model of so many layers."""
+    live = Live()
+    model = _outlined(stage, traits, layers)
+    with live:
+        stand_in(model, stage.target.stand_in, load=stage.config.model.load)
+    compute_densely(model)
+    model.train()
+    parameters = trained_parameters(model)
+    learned = sum(p.numel() * p.element_size() for p in parameters.values())
+    section = stage.config.train
+    optimizer = state_bytes(parameters.values(), section) + (learned if section.ema_decay else 0)
+    weights = live.peak = live.now
+    run = _Pass(stage, live)
+    with live:
+        for _ in range(times):
+            add_gradients(model, run, section, batch, supervised=1)  # type: ignore[arg-type]
+        peak = live.peak
+        model.zero_grad(set_to_none=True)
+        evaluation = _evaluation(stage, model, held_out, live) if held_out is not None else 0
+    footprint = Footprint(
+        base=weights - learned,
+        learned=learned,
+        gradients=learned,
+        optimizer=optimizer,
+        activations=run.activations,
+        peak=peak + optimizer,
+        evaluation=evaluation + optimizer,
+    )
+    return Rehearsed(
+        footprint=footprint, work=work_or_guess(model), learned=sum(p.numel() for p in parameters.values())
+    )
+
+
+def _extended(first: Rehearsed, second: Rehearsed, more: int) -> Rehearsed:
+    """What ``more`` layers make of it, each of which adds as much as ``second`` has on top of ``first``."""
+
+    def grown(one: Any, other: Any, names: tuple[str, ...]) -> Any:
+        values = {name: getattr(other, name) + more * (getattr(other, name) - getattr(one, name)) for name in names}
+        return replace(other, **values)
+
+    return replace(
+        grown(first, second, ("learned",)),
+        footprint=grown(first.footprint, second.footprint, tuple(asdict(first.footprint))),
+        work=grown(first.work, second.work, ("token", "label", "pair")),
+    )
+
+
+def _evaluation(stage: Stage, model: nn.Module, batch: Batch, live: Live) -> int:
+    """The most bytes of tensors while the held-out loss of a batch is taken."""
+    with evaluating(model), torch.no_grad(), stage.autocast():
+        live.peak = live.now
+        supervised_nats(model, batch.to(stage.target.stand_in))
+        return live.peak
 
 
 class _Pass:
     """As much of an accelerator as ``add_gradients`` needs; notes what is held when the backward pass begins."""
 
-    def __init__(self, device: torch.device, precision: Precision, live: Live) -> None:
-        self.device, self._precision, self._live = device, precision, live
-        self._before = live.now
+    def __init__(self, stage: Stage, live: Live) -> None:
+        self.device, self.autocast = stage.target.stand_in, stage.autocast
+        self._live, self._before = live, live.now
         self.activations = 0
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return _autocast(self.device, self._precision)
-
     def backward(self, loss: Tensor) -> None:
-        self.activations = self._live.now - self._before
+        self.activations = max(self.activations, self._live.now - self._before)
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    if not precision.needs_autocast:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=precision.compute)
-
-
 def find_traits(config: RunConfig, folder: Path, precision: Precision, device: torch.device) -> Traits:
-    """What a run would find out about the model of ``folder``, from one layer of it."""
+    """What a run on ``device`` would find out about the model of ``folder``, from one layer of it."""
     from accelerate import init_empty_weights
 
     settings, family = model_class(folder)
-    settings = deepcopy(settings)
-    settings.num_hidden_layers = 1
-    if getattr(settings, "layer_types", None):
-        settings.layer_types = settings.layer_types[:1]
+    settings = _with_layers(settings, 1)
     settings._attn_implementation = attention_of(folder)
     with quiet_transformers(), init_empty_weights(include_buffers=False):
         model = family(settings).eval()
@@ -168,19 +221,27 @@ def find_traits(config: RunConfig, folder: Path, precision: Precision, device: t
     )
 
 
-def _outlined(
-    config: RunConfig, folder: Path, precision: Precision, recompute: Recompute, traits: Traits
-) -> nn.Module:
+def _outlined(stage: Stage, traits: Traits, layers: int) -> nn.Module:
     """The run's model on the meta device."""
-    settings, family = model_class(folder)
-    settings._attn_implementation = attention.NAME if traits.packs_fast else attention_of(folder)
+    settings, family = model_class(stage.folder)
+    settings = _with_layers(settings, layers)
+    settings._attn_implementation = attention.NAME if traits.packs_fast else attention_of(stage.folder)
     with quiet_transformers(), torch.device("meta"):
-        model = family._from_config(settings, dtype=precision.weights)
+        model = family._from_config(settings, dtype=stage.precision.weights)
         model.tie_weights()
-        model = set_up(model.eval(), config, recompute)
+        model = set_up(model.eval(), stage.config, stage.recompute)
     for module in model.modules():
         if type(module) in traits.forwards:
             module.forward = MethodType(traits.forwards[type(module)], module)
     assume_head(bare_model(model), traits.is_head_last)
-    return model
+    return model  # type: ignore[no-any-return]
 
+
+def _with_layers(settings: Any, count: int) -> Any:
+    """A model's settings with so many layers."""
+    settings = deepcopy(settings)
+    text = settings.get_text_config()
+    text.num_hidden_layers = count
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:count]
+    return settings

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -127,13 +128,9 @@ def chosen_batches(feed: Feed, volume: Volume) -> list[Batch]:
 
     The first one warms up the libraries.
     """
-    half, done = volume.sizes[0][1], 0.0
-    total = sum(size for size, _ in volume.sizes)
-    for size, half in volume.sizes:
-        done += size
-        if done >= total / 2:
-            break
-    typical, small = feed.collate(half), feed.collate(volume.sizes[len(volume.sizes) // 10][1])
+    done = np.cumsum([size for size, _ in volume.sizes])
+    middle = int(np.searchsorted(done, done[-1] / 2))
+    typical, small = (feed.collate(volume.sizes[place][1]) for place in (middle, len(done) // 10))
     return [typical, typical, small, typical, small]
 
 
