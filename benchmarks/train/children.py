@@ -45,7 +45,7 @@ def surroundings(places: Places, tool: str, threads: int) -> dict[str, str]:
 def run(places: Places, tool: str, script: Path, task: dict[str, Any], name: str) -> dict[str, Any]:
     """The result a process wrote; its output goes to ``work/logs/NAME.log``.
 
-    Raises: SystemExit with the end of that log when the process fails.
+    Raises: RuntimeError with the end of that log when the process fails.
     """
     folder = places.work / "logs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def run(places: Places, tool: str, script: Path, task: dict[str, Any], name: str
             check=False,
         )
     if done.returncode or not result.is_file():
-        raise SystemExit(f"{name} failed ({done.returncode}); {log}:\n" + log.read_text("utf-8", "replace")[-3000:])
+        raise RuntimeError(f"{name} failed ({done.returncode}); {log}:\n" + log.read_text("utf-8", "replace")[-3000:])
     found: dict[str, Any] = json.loads(result.read_bytes())
     return found
 

@@ -66,19 +66,19 @@ def row_figures(runs: Sequence[Mapping[str, Any]], floor: float) -> dict[str, An
 def check_figures(result: Mapping[str, Any], reference: Sequence[float], numbers: str) -> dict[str, Any]:
     """What a row did with the checked dialogues: its tokens, its losses, and whether both are right.
 
-    ``reference``: hantune's losses in float32. Only the first can be held to it exactly: adapters start at zero there,
-    and each tool draws its other half in its own way. A leak between documents moves it by more than the tolerance.
+    ``reference``: hantune's losses in float32. The first tells whether mask and isolation are right: a leak between
+    documents moves it by more than the tolerance. From the second on the numbers tell, too: adapters start at zero, and
+    what bf16 adds of a small adapter is rounded away at first, in every tool.
     """
     losses = [round(step["loss"], 5) for step in result["steps"]]
     documents = result.get("documents")
-    off = losses[0] - reference[0]
+    off = [round(loss - wanted, 5) for loss, wanted in zip(losses, reference, strict=True)]
     same = documents is None or documents["same"] == documents["theirs"] == documents["ours"]
     return {
         "losses": losses,
-        "first_loss_off": round(off, 5),
-        "last_loss_off": round(losses[-1] - reference[-1], 5),
+        "losses_off": off,
         "supervised": int(result["steps"][0]["supervised"]),
         "documents": documents,
         "first_batch": result.get("first_batch"),
-        "is_correct": same and abs(off) <= TOLERANCE[numbers],
+        "is_correct": same and abs(off[0]) <= TOLERANCE[numbers],
     }

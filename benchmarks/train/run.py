@@ -35,6 +35,15 @@ REFERENCE = "hantune-float32"
 """The row whose losses on the checked dialogues the others are held to."""
 
 
+def attempt(places: Places, name: str, task: dict[str, Any], log: str) -> dict[str, Any] | None:
+    """What the runner of a row wrote; None where it failed, which costs the other rows nothing."""
+    try:
+        return train(places, ROWS[name].tool, task, log)
+    except RuntimeError as error:
+        say(str(error))
+        return None
+
+
 def check(names: Sequence[str], places: Places, given: argparse.Namespace, facts: Any) -> dict[str, Any]:
     """Every row on the checked dialogues alone, all of them in each step, however a tool cuts it."""
     found: dict[str, Any] = {}
@@ -42,43 +51,50 @@ def check(names: Sequence[str], places: Places, given: argparse.Namespace, facts
     for name in dict.fromkeys([REFERENCE, *names]):
         task = task_of(name, "check", given.check_steps, places, given, facts)
         task |= {"dialogues_per_step": facts["checked"], "rows_per_step": facts["checked"]}
-        result = train(places, ROWS[name].tool, task, f"{given.workload}-check-{name}")
-        reference = reference or [step["loss"] for step in result["steps"]]
-        found[name] = check_figures(result, reference, ROWS[name].floor)
-        say(f"check {name}: {found[name]['losses']} {found[name]['documents']} {found[name]['is_correct']}")
+        if result := attempt(places, name, task, f"{given.workload}-check-{name}"):
+            reference = reference or [step["loss"] for step in result["steps"]]
+            found[name] = check_figures(result, reference, ROWS[name].floor)
+            say(f"check {name}: {found[name]['losses']} {found[name]['documents']} {found[name]['is_correct']}")
     return found
 
 
+def rounds(names: Sequence[str], places: Places, given: argparse.Namespace, facts: Any) -> tuple[Any, Any, Any]:
+    """(runs by row, the best matrix rates, versions by tool): each round runs every row once, in turn."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    best: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    for number in range(given.rounds):
+        rates = matrix_rate(places, given.threads, given.rate_seconds, f"rate-{number}")
+        best = {kind: max(rate, best.get(kind, rate), key=lambda r: float(r["gflops"])) for kind, rate in rates.items()}
+        say(f"matrix rate {rates}")
+        for name in names:
+            tool = ROWS[name].tool
+            steps = given.warm_up + (given.hantune_steps if tool == "hantune" else given.steps)
+            task = task_of(name, "train", steps, places, given, facts)
+            if result := attempt(places, name, task, f"{given.workload}-{name}-{number}"):
+                runs[name].append(run_figures(result, given.warm_up, facts))
+                versions[tool] = result["versions"]
+                say(f"{name}: {runs[name][-1]}")
+    return {name: found for name, found in runs.items() if found}, best, versions
+
+
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """All rounds; each runs every row once, in turn, after a look at the machine's matrix rate."""
-    places, names, load = places_of(given), chosen(given.rows), os.getloadavg()[0]
+    """The check, then all rounds. Rows of a tool whose environment was not given are left out."""
+    places, load = places_of(given), os.getloadavg()[0]
+    names = [name for name in chosen(given.rows) if ROWS[name].tool in places.pythons]
     facts = workload(
         places, given.workload, data=given.data, threads=given.threads, dialogues=given.dialogues, preset=given.preset,
         dialogues_per_step=given.dialogues_per_step,
     )  # fmt: skip
     checks = check(names, places, given, facts) if given.check_steps else {}
-    rates: list[dict[str, Any]] = []
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    versions: dict[str, Any] = {}
-    for number in range(given.rounds):
-        rates.append(matrix_rate(places, given.threads, given.rate_seconds, f"rate-{number}"))
-        say(f"matrix rate {rates[-1]}")
-        for name in names:
-            tool = ROWS[name].tool
-            steps = given.warm_up + (given.hantune_steps if tool == "hantune" else given.steps)
-            task = task_of(name, "train", steps, places, given, facts)
-            result = train(places, tool, task, f"{given.workload}-{name}-{number}")
-            runs[name].append(run_figures(result, given.warm_up, facts))
-            versions[tool] = result["versions"]
-            say(f"{name}: {runs[name][-1]}")
-    best = {kind: max((rate[kind] for rate in rates), key=lambda r: float(r["gflops"])) for kind in rates[0]}
+    runs, best, versions = rounds(names, places, given, facts)
     floor = {kind: floor_tokens_per_second(facts, rate["gflops"]) for kind, rate in best.items()}
     rows = {
         name: {
             "tool": ROWS[name].tool, "what": ROWS[name].what, "is_default": ROWS[name].is_default,
-            **row_figures(runs[name], floor[ROWS[name].floor]), "runs": runs[name],
+            **row_figures(found, floor[ROWS[name].floor]), "runs": found,
         }
-        for name in names
+        for name, found in runs.items()
     }  # fmt: skip
     return {
         **record(given, load),

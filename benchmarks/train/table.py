@@ -7,7 +7,7 @@ from typing import Any
 
 HEAD = (
     "row", "what", "tokens/s", "learned/s", "CPU s/epoch", "peak MiB", "of the floor", "real/computed", "tokens/step",
-    "first loss", "correct",
+    "first losses", "correct",
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def rows_table(found: Mapping[str, Any]) -> list[str]:
         cells = (
             name, row["what"], speed, f"{row['supervised_per_second']:.0f}", f"{row['cpu_seconds_per_epoch']:.0f}",
             row["peak_mib"], f"{row['share_of_floor']:.0%}", "" if useful is None else f"{useful:.0%}",
-            row["tokens_per_step"], "" if check is None else f"{check['losses'][0]:.4f}",
+            row["tokens_per_step"], "" if check is None else " ".join(f"{off:+.4f}" for off in check["losses_off"]),
             "" if check is None else "yes" if check["is_correct"] else "NO",
         )  # fmt: skip
         lines.append(line(cells))

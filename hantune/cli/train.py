@@ -8,10 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
-from hantune.log import duration
+from hantune.log import duration, read_events
 from hantune.paths import quoted
 
 app = new_app("按配置训练")
+
+SHOWN = 60
+"""Characters of a question or an answer in the summary of a run."""
 
 
 @command(app, "train")
@@ -37,15 +40,46 @@ def train(
 
 def finished(result: Any) -> Answer:
     """The answer of a finished run."""
-    lines = [f"步数      {result.steps}", f"结果      {result.output}"]
-    if result.loss_before is not None and result.loss_after is not None:
-        lines.append(f"验证损失  {result.loss_before:.3f} -> {result.loss_after:.3f}")
-    lines += [
+    run = quoted(result.run.root)
+    lines = [
+        f"步数      {result.steps}",
+        f"结果      {result.output}",
+        *_gain(result),
+        *_example(result),
         *_cost(result),
-        f"聊一聊    hantune chat {quoted(result.run.root)}",
-        f"看报告    hantune report {quoted(result.run.root)}",
+        f"聊一聊    hantune chat {run}",
+        f"看报告    hantune report {run}",
     ]
+    if result.output == result.run.adapter:
+        lines.append(f"合成模型  hantune model merge {run} --out 文件夹")
     return Answer(result=result.as_dict(), text="\n".join(lines))
+
+
+def _gain(result: Any) -> list[str]:
+    """The held-out loss before and after, and whether a better step was passed by."""
+    lines = []
+    if result.loss_before is not None and result.loss_after is not None:
+        lines.append(f"验证损失  {result.loss_before:.3f} -> {result.loss_after:.3f}  (没见过的对话上, 越低越好)")
+    if result.best_step is not None and result.best_step != result.kept_step:
+        lines.append(f"最好的是  第 {result.best_step} 步, 取的是第 {result.kept_step} 步; 要最好的: train.final=best")
+    return lines
+
+
+def _example(result: Any) -> list[str]:
+    """The first fixed question whose answer has changed, with both answers."""
+    asked = [event for event in read_events(result.run.samples) if event["step"] <= result.kept_step]
+    last = max((event["step"] for event in asked), default=0)
+    before, after = ({e["prompt"]: e["answer"] for e in asked if e["step"] == step} for step in (0, last))
+    for prompt, answer in after.items():
+        if answer != before.get(prompt, answer):
+            return [f"问一句    {_short(prompt)}", f"  练之前  {_short(before[prompt])}", f"  练之后  {_short(answer)}"]
+    return []
+
+
+def _short(text: str) -> str:
+    """A text on one line, cut where it is long."""
+    text = " ".join(text.split()) or "(没有回答)"
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def _cost(result: Any) -> list[str]:
@@ -56,8 +90,9 @@ def _cost(result: Any) -> list[str]:
         speed += f", 其中要学的 {figures['supervised_per_second']:.0f}"
     if "matmul_share" in figures:
         speed += f"; 用到这台机器算力的 {figures['matmul_share']:.0%}"
-    times = {"训练": "step_seconds", "评测": "eval_seconds", "试答": "probe_seconds", "保存": "save_seconds"}
-    spent = [f"{word} {duration(figures[name])}" for word, name in times.items() if figures.get(name, 0) >= 0.5]
+    spent = [f"训练 {duration(figures['step_seconds'])}"]
+    others = {"评测": "eval_seconds", "试答": "probe_seconds", "保存": "save_seconds"}
+    spent += [f"{word} {duration(figures[name])}" for word, name in others.items() if figures.get(name, 0) >= 0.5]
     held = [
         f"{word} {figures[name] / 2**30:.1f} GB"
         for word, name in (("内存", "memory_peak"), ("显存", "cuda_memory_peak"))

@@ -34,11 +34,16 @@ def load_model(
     folder = local_folder(path, revision=revision)
     require_model(folder)
     quantization = loading_config(load, dtype)
-    place = None if device == "cpu" and quantization is None else {"": device}
+    place = None if device == "cpu" and quantization is None else {"": numbered(device)}
     model = load_checked(folder, dtype=dtype, device_map=place, quantization=quantization)
     if has_tokenizer(folder):
         require_rows(model, load_tokenizer(folder), place=str(folder))
     return model
+
+
+def numbered(device: str) -> str:
+    """``cuda:0`` for ``cuda``: accelerate refuses to train a quantised model on a card without a number."""
+    return "cuda:0" if device == "cuda" else device
 
 
 def load_checked(folder: Path, *, dtype: torch.dtype, device_map: Any = None, quantization: Any = None) -> Any:

@@ -14,7 +14,7 @@ from hantune import __version__
 from hantune.paths import RunFolder, write_file
 from hantune.report.data import RunData, inside, read_run
 from hantune.report.verdict import adapter_name, base_name, hub_id, verdict, what_was_done
-from hantune.report.words import HELD_OUT, count, dropped_reason, measure_of, measure_rank, measure_text
+from hantune.report.words import HELD_OUT, LOADS, count, dropped_reason, measure_of, measure_rank, measure_text
 
 
 def model_card(run: RunFolder, *, merged: bool = False) -> str:
@@ -79,6 +79,7 @@ def _training(data: RunData) -> str:
         ("学习率", data.setting("train.learning_rate")),
         ("步数", data.last_step or None),
         ("精度", inside(data.plan, "precision.name")),
+        ("底座的权重", LOADS.get(str(data.plan.get("load")))),
         ("种子", data.setting("train.seed")),
     ]
     known = ((name, str(value)) for name, value in rows if value not in (None, ""))

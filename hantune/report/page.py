@@ -18,6 +18,7 @@ from hantune.report.plots import loss_chart, rate_chart
 from hantune.report.verdict import verdict, warnings_of, what_was_done
 from hantune.report.words import (
     HELD_OUT,
+    LOADS,
     clipped,
     count,
     decimal,
@@ -242,6 +243,7 @@ def _machine(data: RunData) -> Rows:
         ("训练用时", duration(seconds) if seconds else ""),
         ("步数", f"{data.last_step} / {data.planned_steps}" if data.planned_steps else str(data.last_step or "")),
         ("精度", f"{kind} ({reason})" if kind and reason else kind),
+        ("底座的权重", LOADS.get(str(data.plan.get("load")), "")),
         ("学习的参数", f"{_millions(learned)} / {_millions(total)} 百万" if learned and total else ""),
         ("设备", spoken(data.plan.get("device"))),
         ("小批", f"{layout} ({why})" if layout and why else layout),

@@ -43,6 +43,10 @@ METRICS = (
 """What ``metrics`` of evaluation.json may hold; a name that is not here is shown as it is."""
 
 
+LOADS = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)"}
+"""How the base was held in training, where not as it is stored."""
+
+
 def decimal(value: float | None) -> str:
     """A number with three or four digits that matter: ``12,345``, ``167``, ``16.7``, ``1.08``, ``0.123``, or ``─``."""
     if value is None:

@@ -51,10 +51,15 @@ class Guards:
         self._updates = 0
         self._sums: list[float] | None = None
         self._is_told = False
+        self._held_out: float | None = None
 
     def start(self) -> None:
         """Remember the weights as they are before the first update."""
         self._sums = self._weight_sums()
+
+    def expect(self, held_out: float) -> None:
+        """The held-out loss before the first update: a run may break in its first steps, with nothing else to tell."""
+        self._held_out = held_out
 
     def see(
         self, step: int, result: StepResult, *, last_good: int, sources: Callable[[], list[str]] = list
@@ -67,6 +72,9 @@ class Guards:
         self._require_numbers(step, result, last_good)
         if not result.is_finite:
             return []
+        if self._held_out is not None:
+            self.watchdog.expect(max(self._held_out, result.loss))  # the trained dialogues may be harder ones
+            self._held_out = None
         found = [*self._look_at_norm(step, result, sources), *self._look_at_weights(step, result)]
         self.watchdog.add(result.loss, result.grad_norm)
         return found + self._look_at_loss(step, last_good)
@@ -85,12 +93,13 @@ class Guards:
             "updates": self._updates,
             "sums": self._sums,
             "is_told": self._is_told,
+            "held_out": self._held_out,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``."""
         self.bad_steps, self._spikes, self._updates = state["bad_steps"], state["spikes"], state["updates"]
-        self._sums, self._is_told = state["sums"], state["is_told"]
+        self._sums, self._is_told, self._held_out = state["sums"], state["is_told"], state["held_out"]
         self.watchdog.restore(state["watchdog"])
 
     def _require_numbers(self, step: int, result: StepResult, last_good: int) -> None:

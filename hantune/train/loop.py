@@ -253,6 +253,8 @@ class Loop:
             loss = self._evaluate(self.step)
         if loss is not None:
             self._write_trainer_log(eval_loss=loss)
+        if loss is not None and self.step == 0:
+            self.guards.expect(loss)
         return loss
 
     def save(self, *, wait: bool = False) -> None:

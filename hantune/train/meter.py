@@ -134,6 +134,7 @@ class Meter:
         return {
             "seconds": round(self.seconds, 2),
             "eval_seconds": round(self.other["eval"][0], 2),
+            "probe_seconds": round(self.other["probe"][0], 2),
             "save_seconds": round(self.other["save"][0], 2),
             "tokens": self.tokens,
             "supervised": self.supervised,

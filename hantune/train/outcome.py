@@ -12,7 +12,8 @@ from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 
 FIGURES = (
-    "eval_seconds", "save_seconds", "supervised_per_second", "matmul_share", "memory_peak", "cuda_memory_peak",
+    "eval_seconds", "probe_seconds", "save_seconds", "supervised_per_second", "matmul_share", "memory_peak",
+    "cuda_memory_peak",
 )  # fmt: skip
 """What the end of a run tells beside its speed: see ``Meter.overall``."""
 
@@ -26,6 +27,7 @@ class TrainResult:
     steps: int
     loss_before: float | None
     loss_after: float | None
+    kept_step: int
     best_step: int | None
     tokens_per_second: float
     seconds: float
@@ -40,6 +42,7 @@ class TrainResult:
             "steps": self.steps,
             "loss_before": self.loss_before,
             "loss_after": self.loss_after,
+            "kept_step": self.kept_step,
             "best_step": self.best_step,
             "tokens_per_second": round(self.tokens_per_second, 1),
             "seconds": round(self.seconds, 1),
@@ -48,19 +51,11 @@ class TrainResult:
 
 
 def say_end(run: RunFolder, result: TrainResult) -> None:
-    """The end of a run in a line or three."""
+    """The end of a run in a line or two."""
     end = read_events(run.events, "end")[-1]
     if end["reason"] == "early-stop":
         console.say(f"提前停止: 验证损失不再下降, 停在第 {result.steps} 步")
-    if end["probe_seconds"]:
-        share = end["probe_seconds"] / max(end["seconds"], 1e-9)
-        console.say(f"试答用了 {duration(end['probe_seconds'])}, 是训练时间的 {share:.1%}")
     console.say(f"训练完成: {result.steps} 步, {duration(result.seconds)}, 结果在 {result.output}")
-
-
-def probe_seconds(run: RunFolder) -> float:
-    """What asking took, in all parts of the run together."""
-    return round(sum(float(event["seconds"]) for event in read_events(run.events, "probe_metrics")), 2)
 
 
 def finished_result(run: RunFolder, config: RunConfig) -> TrainResult | None:
@@ -86,6 +81,7 @@ def result_of(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
         steps=end["step"],
         loss_before=losses.get(0),
         loss_after=losses.get(end["kept"]),
+        kept_step=end["kept"],
         best_step=None if best is None else best.step,
         tokens_per_second=end["tokens_per_second"],
         seconds=seconds,

@@ -98,6 +98,7 @@ def continued(plan: Plan, config: RunConfig, lengths: np.ndarray, state: Mapping
         total_steps=total,
         eval_every=config.eval.every_steps or _often(total),
         save_every=config.train.save_every_steps or _often(total),
+        probes=plan.probes.over(total),
     )
 
 

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hantune.evaluate.probes import Style
 
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """At which shares of the steps the questions are asked, if the budget allows it."""
-THINNER = (SHARES, (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0), (0.0, 0.1, 0.5, 1.0), (0.0, 1.0))
+THINNER = (
+    SHARES,
+    (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 1.0),
+    (0.0, 0.1, 0.3, 0.6, 1.0),
+    (0.0, 0.3, 1.0),  # at 0.3 bad signs are judged for the first time
+    (0.0, 1.0),
+)
 LEAST_TOKENS, USUAL_TOKENS, MOST_TOKENS = 16, 48, 256
 JUDGED_COVER = 0.75
 """Endings are judged where so many of the learned replies would have room to end."""
 
 CPU_STEP, CPU_THREADS = 24, 4
-"""One decoding step on a CPU costs as much as training so many tokens (measured: 14 to 26 with one thread for 3 to 110
-million parameters), and more where many threads make training faster but hardly the reading of the weights."""
+"""One decoding step on a CPU costs as much as training so many tokens, and one more for each answer. Measured with 8
+answers and 3 to 110 million parameters: 15 to 26 on a quiet machine, 30 to 35 on a busy one. Many threads make training
+faster, but hardly the reading of the weights that a step is."""
 CUDA_LAYER_SECONDS = 1.2e-3
-"""One decoding step on a card: launching kernels, layer by layer."""
+"""One decoding step on a card: launching kernels, layer by layer (an estimate, not measured)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +64,13 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePlan:
-    """``steps`` at which the questions are asked, the most tokens of an answer, and the expected share of the work.
+    """``steps`` (``shares`` of the run) at which is asked, the most tokens of an answer, the expected share of work.
 
     ``judges_stops``: whether most learned replies would end within ``max_tokens``.
     """
 
     steps: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
     max_tokens: int = 0
     share: float = 0.0
     judges_stops: bool = False
@@ -70,12 +78,16 @@ class ProbePlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""
-        return {**asdict(self), "steps": list(self.steps)}
+        return {**asdict(self), "steps": list(self.steps), "shares": list(self.shares)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ProbePlan:
         """The inverse of ``as_dict``."""
-        return ProbePlan(**{**values, "steps": tuple(values["steps"])})
+        return ProbePlan(**{**values, "steps": tuple(values["steps"]), "shares": tuple(values["shares"])})
+
+    def over(self, total_steps: int) -> ProbePlan:
+        """The same plan for a run whose number of steps is another by now."""
+        return replace(self, steps=probe_steps(total_steps, self.shares)) if self.shares else self
 
 
 def probe_steps(total_steps: int, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
@@ -110,6 +122,7 @@ def _plan(work: Workload, style: Style, shares: Sequence[float], tokens: int) ->
     steps = probe_steps(work.total_steps, shares)
     return ProbePlan(
         steps=steps,
+        shares=tuple(shares),
         max_tokens=tokens,
         share=round(len(steps) * work.cost(tokens) / max(1, work.trained_tokens), 4),
         judges_stops=style.covered(tokens) >= JUDGED_COVER,

@@ -14,7 +14,7 @@ from hantune.config.schema import RunConfig
 from hantune.errors import ConfigError
 from hantune.evaluate.probes import Probe
 from hantune.log import console
-from hantune.models.quantize import num_weights
+from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
 from hantune.train.learn import set_up
@@ -105,6 +105,15 @@ class Ready:
                 f"试答  {len(self.probes)} 个问题, 在第 {steps} 步; 每个最多答 {plan.probes.max_tokens} 个词元 "
                 f"(约占计算的 {plan.probes.share:.1%})"
             )
+
+
+def require_libraries(config: RunConfig) -> None:
+    """Nothing, if what the run will need is installed: better said before minutes of preparing data.
+
+    Raises: MachineError ``machine.no-bitsandbytes``.
+    """
+    if config.model.load != "full" or config.train.optimizer.removeprefix("paged_") != "adamw":
+        library("bitsandbytes")
 
 
 def get_ready(

@@ -26,11 +26,11 @@ from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_
 from hantune.train import checkpoint as checkpoints
 from hantune.train.loop import Loop
 from hantune.train.meter import Meter
-from hantune.train.outcome import TrainResult, finished_result, probe_seconds, result_of, say_end
+from hantune.train.outcome import TrainResult, finished_result, result_of, say_end
 from hantune.train.parallel import make_accelerator
 from hantune.train.precision import Precision
 from hantune.train.probe import Prober
-from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready
+from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready, require_libraries
 from hantune.train.setup import (
     Changes,
     Material,
@@ -57,6 +57,7 @@ def train(config: RunConfig) -> TrainResult:
     from hantune.config.io import require_complete
 
     require_complete(config)
+    require_libraries(config)
     config = _with_absolute_paths(config)
     run = free_run_folder(Path(config.train.output_dir or time.strftime("runs/%Y%m%d-%H%M%S")).expanduser())
     is_new = not run.root.exists()
@@ -110,6 +111,7 @@ def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
     from hantune.config.io import require_complete
 
     require_complete(config)
+    require_libraries(config)
     run = RunFolder(scratch)
     material = open_material(config, run)
     return {**get_ready(config, material).as_dict(material), "check": material.check.as_dict()}
@@ -231,7 +233,6 @@ def _perform(
             step=loop.step,
             kept=kept,
             reason="early-stop" if loop.step < ready.plan.total_steps else "done",
-            probe_seconds=probe_seconds(run),
             **loop.meter.overall(),
         )
     result = result_of(run, config, time.monotonic() - start)

@@ -103,7 +103,7 @@ class _Tracker(threading.Thread):
     def run(self) -> None:
         try:
             tracker = self._start()
-            while (item := self._waiting.get()) is not None:
+            while not self.problem and (item := self._waiting.get()) is not None:
                 tracker.log(item[0], step=item[1])
             tracker.finish()
         except (Exception, SystemExit) as error:  # a tracker may fail in any way, and none may stop the run

@@ -55,6 +55,10 @@ class Watchdog:
         self._losses: list[float] = []
         self._norms: list[float] = []
 
+    def expect(self, loss: float) -> None:
+        """Take this, known before the first update, for a beginning, with a wide spread: its single losses are not."""
+        self.best = Level(steps=FEWEST, loss=loss, spread=loss, norm=HIGHEST)
+
     def add(self, loss: float, norm: float) -> None:
         """One more step, both figures finite."""
         self._losses = [*self._losses, loss][-WINDOW:]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hantune.cli import main
+from hantune.cli.train import finished
 from hantune.config.io import dump_config
+from hantune.log import EventLog
+from hantune.paths import RunFolder
+from hantune.train.outcome import TrainResult
 from tests.runs import small_config, write_chats
 
 
@@ -31,17 +36,40 @@ def test_train_then_resume_then_repeat(written: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().out
     for words in ("步数      1", "验证损失", "词元/秒", "hantune chat out", "hantune report out"):
         assert words in text
+    for words in ("其中要学的", "算力的", "用时      训练", "最多占用  内存", "hantune model merge out"):
+        assert words in text, "whoever has never trained one reads what it took and what comes next"
     assert main(["train", "out/config.yaml", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["result"]
     assert again["run"] == "out-2"
     assert again["loss_after"] == first["result"]["loss_after"]
 
 
+def test_the_end_tells_an_answer_that_changed_and_a_better_step(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with closing(EventLog(run.samples)) as answers:
+        for step in (0, 2, 4):
+            answers.write("probe", step=step, prompt="你好", answer="好")
+            answers.write("probe", step=step, prompt="你是谁?", answer=f"我\n{'很长' * step * 20}")
+    told = finished(
+        TrainResult(
+            run=run, output=run.adapter, steps=4, loss_before=3.0, loss_after=2.5, kept_step=4, best_step=2,
+            tokens_per_second=9.0, seconds=1.0,
+            figures={"step_seconds": 3700.0, "save_seconds": 0.1, "cuda_memory_peak": 3 << 30},
+        )
+    ).text.splitlines()  # fmt: skip
+    assert "问一句    你是谁?" in told
+    assert "  练之前  我" in told
+    assert f"  练之后  我 {'很长' * 29}..." in told
+    assert any("最好的是  第 2 步" in line and "train.final=best" in line for line in told)
+    assert "用时      训练 1 小时 1 分" in told
+    assert "最多占用  显存 3.0 GB" in told
+
+
 def test_a_dry_run_says_what_would_be_done(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(path.name for path in written.iterdir())
     assert main(["train", "run.yaml", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    for words in ("样本  训练", "步数  2 (每步 4 条)", "精度  float32", "分批  sorted", "模板  llama2"):
+    for words in ("样本  训练", "步数  2 (每步 4 条)", "精度  float32", "分批  packed", "模板  llama2"):
         assert words in text
     assert main(["train", "run.yaml", "--dry-run", "--json", "train.max_steps=1"]) == 0
     assert json.loads(capsys.readouterr().out)["result"]["total_steps"] == 1

@@ -16,6 +16,7 @@ from hantune.infer.engine import Engine
 from hantune.infer.lane import Completion, Lane
 from hantune.infer.prefix import PrefixStore
 from hantune.infer.sample import SamplingParams
+from hantune.models.call import bare_model
 
 TEXTS = (
     "你好",
@@ -205,3 +206,14 @@ def test_windows_and_shared_heads_answer_what_generate_says(sp_tokenizer: Any) -
         )  # fmt: skip
         assert made[0, prompt.shape[1] :].tolist() == list(answer.ids)
         assert len(answer.ids) + prompt.shape[1] > 12
+
+
+def test_the_head_gets_no_view(engine: Engine) -> None:
+    """Of a view torch makes one product for each answer, and in bf16 a copy of the whole head with it (CPU)."""
+    seen: list[bool] = []
+    head = bare_model(engine.model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    engine.answer_many([question(0), question(1), question(2)], SamplingParams(max_tokens=2))
+    hook.remove()
+    assert seen
+    assert all(seen)

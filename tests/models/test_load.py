@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hantune.errors import ModelError
-from hantune.models.load import chat_template, load_model, load_tokenizer, model_type
+from hantune.models.load import chat_template, load_model, load_tokenizer, model_type, numbered
 
 
 @pytest.fixture
@@ -98,3 +98,8 @@ def test_the_chat_template_of_a_tokenizer(model: Path) -> None:
     assert chat_template(load_tokenizer(model)) is None
     (model / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     assert chat_template(load_tokenizer(model)) == "{{ messages }}"
+
+
+def test_a_card_gets_a_number() -> None:
+    """accelerate refuses to train a quantised model that was put on ``cuda`` and not on ``cuda:0``."""
+    assert [numbered(device) for device in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda:0", "cuda:1"]

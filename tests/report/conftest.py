@@ -154,7 +154,8 @@ def make_run(root: Path) -> RunFolder:
         run.plan,
         {"precision": {"name": "bf16", "weights": "bfloat16", "reason": reason}, "total_steps": STEPS,
          "num_samples": 1732, "layout": "sorted", "layout_reason": "长度相近的放一批: 补齐最少, 每种模型都适用",
-         "device": "cpu", "parameters": {"total": 110_012_416, "learned": 2_228_224}, "template": "llama2"},
+         "device": "cpu", "parameters": {"total": 110_012_416, "learned": 2_228_224}, "template": "llama2",
+         "load": "4bit"},
     )  # fmt: skip
     write_lines(run.events, step_events())
     probes = [("你好", "你好", "你好, 见到你很高兴."), ("推荐一道家常菜.", "菜菜菜菜", "西红柿炒鸡蛋吧, 又快又好吃.")]

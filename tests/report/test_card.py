@@ -26,7 +26,8 @@ def test_the_card_tells_base_data_template_metrics_use_and_limits(run: RunFolder
         "base_model": "HanTune/demo-base",
         "base_model_relation": "adapter",
     }
-    for wanted in ("读到 1,946", "| 提示模板 | llama2 |", "| 验证损失 | 5.54 | 1.86 |", "hantune chat", "## 局限"):
+    loss = "| 验证损失 | 5.54 | 1.86 |"
+    for wanted in ("读到 1,946", "| 提示模板 | llama2 |", loss, "hantune chat", "## 局限", "4 比特"):
         assert wanted in card
 
 

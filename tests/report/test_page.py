@@ -69,7 +69,7 @@ def test_a_whole_run_makes_a_whole_page(run: RunFolder) -> None:
     words = "".join(page.words)
     for wanted in (
         "损失从 5.54 降到 1.86", "我是小汉, 很高兴认识你.", "只有一句话, 没有回答 format.one-turn", "1,946",
-        "toyhom_neike.csv", "gb18030", "其中 27 个要学", "每秒 1,747 个词元", "CPU 有 bf16 指令",
+        "toyhom_neike.csv", "gb18030", "其中 27 个要学", "每秒 1,747 个词元", "CPU 有 bf16 指令", "4 比特 (NF4",
         "hantune chat runs/demo",
         "hantune model merge runs/demo/adapter --out runs/demo-merged", "hantune train runs/demo/config.yaml",
         "2.13.0+cpu", "learning_rate: 2e-4", "字 BLEU", "变好", "第 48 步",

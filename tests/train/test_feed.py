@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hantune.config.schema import RunConfig, TrainSection
 from hantune.train.feed import Feed
-from hantune.train.plan import make_plan
+from hantune.train.plan import Plan, continued, make_plan
 from tests.train.test_loop import Chats
 
 
@@ -27,3 +31,41 @@ def test_every_sample_is_fed_once_an_epoch(layout: str, batch_size: int) -> None
         assert squares == [feed.squares_of_step(step) for step in steps]
         drawn = np.concatenate([feed.samples_of_step(step) for step in steps])
         assert sorted(drawn) == sorted(fed)
+
+
+CUTS = st.fixed_dictionaries(
+    {
+        "batch_size": st.integers(1, 9),
+        "accumulation_steps": st.integers(1, 4),
+        "batch_tokens": st.none() | st.integers(8, 200),
+        "batching": st.sampled_from(["sorted", "packed"]),
+    }
+)
+"""What a resumed run may choose anew."""
+
+
+@given(st.lists(CUTS, min_size=1, max_size=4), st.data())
+def test_a_run_that_is_cut_and_cut_otherwise_is_fed_every_sample_once_an_epoch(
+    ways: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    samples, epochs, fed = Chats(17), 2, []
+    step, state = 0, None
+    for number, way in enumerate(ways):
+        config = RunConfig(train=TrainSection(epochs=epochs, **way))
+        plan = make_plan(config, num_samples=len(samples), num_val=0, can_pack=True)
+        plan = continued(plan, config, samples.lengths, state)
+        feed = Feed(samples, plan, config.train, pad_id=3)
+        is_last = number == len(ways) - 1
+        until = plan.total_steps if is_last else data.draw(st.integers(step, plan.total_steps))
+        for done in range(step, until):
+            fed += [index for batch in feed.micro_batches(done) for index in batch.indices]
+        step, state = until, state_at(plan, until)
+    for epoch in range(epochs):
+        assert sorted(fed[epoch * 17 : (epoch + 1) * 17]) == list(range(17))
+    assert len(fed) == epochs * 17
+
+
+def state_at(plan: Plan, step: int) -> dict[str, Any]:
+    """What a checkpoint keeps of the plan."""
+    kept = plan.as_dict()
+    return {"step": step, **{name: kept[name] for name in ("deals", "run_samples", "by_length")}}

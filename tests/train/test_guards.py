@@ -89,6 +89,27 @@ def test_a_diverged_run_stops_at_the_last_good_checkpoint() -> None:
     assert "train.learning_rate=0.0005" in (error.hint or "")
 
 
+def test_a_run_that_breaks_in_its_first_steps_is_held_against_the_held_out_loss() -> None:
+    breaking = [result(2.5)] + [result(10.0)] * 60
+    guards, parameter = watching()
+    parameter.data.add_(1)
+    assert see_all(guards, breaking) == [], "nothing tells that it was ever better"
+    guards, parameter = watching()
+    parameter.data.add_(1)
+    guards.expect(2.3)
+    assert stopped_with(guards, breaking).code == "train.diverged"
+
+
+@pytest.mark.parametrize(("held_out", "first", "usual"), [(0.5, 4.0, 4.0), (4.0, 0.3, 4.5), (2.0, 2.0, 3.0)])
+def test_dialogues_that_are_harder_than_the_held_out_ones_are_no_divergence(
+    held_out: float, first: float, usual: float
+) -> None:
+    guards, parameter = watching()
+    parameter.data.add_(1)
+    guards.expect(held_out)
+    assert see_all(guards, [result(first)] + [result(usual)] * 200) == []
+
+
 def test_asked_only_to_warn_it_says_so_once() -> None:
     guards, parameter = watching(guards="warn")
     parameter.data.add_(1)

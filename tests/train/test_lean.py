@@ -87,6 +87,19 @@ def test_pages_are_for_cards(asked: Any, on_card: str, on_cpu: str) -> None:
     assert kind == ("AdamW" if on_cpu == "adamw" else "AdamW8bit")
 
 
+@pytest.mark.parametrize("change", [{"model__load": "4bit"}, {"train__optimizer": "adamw8bit"}])
+def test_a_missing_library_is_said_before_any_work(
+    change: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MachineError) as caught:
+        train(small_config(tmp_path / "no model", tmp_path / "no data", tmp_path / "run", **change))
+    assert caught.value.code == "machine.no-bitsandbytes"
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_the_library_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from hantune.config.schema import EvalSection, RunConfig, TrainSection
 from hantune.train.plan import TIMES_PER_RUN, Plan, make_plan
+from hantune.train.probe_plan import ProbePlan
 
 
 def plan_of(
@@ -32,6 +34,19 @@ def test_counts_fit_together(samples: int, batch: int, accumulation: int, epochs
     assert plan.total_steps <= max(1, math.ceil(plan.steps_per_epoch * epochs))
     assert math.ceil(plan.total_steps / plan.eval_every) <= TIMES_PER_RUN
     assert plan.eval_every == plan.save_every
+
+
+@given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 70))
+def test_what_is_still_to_come_is_counted(total: int, evals: int, saves: int) -> None:
+    plan = plan_of(total, batch_size=1, epochs=1, every=evals, save_every_steps=saves)
+    plan = replace(plan, probes=ProbePlan(steps=(0, total // 2, total)))
+    for step in range(total + 1):
+        rest = range(step + 1, total + 1)
+        assert plan.still_to_come(step) == {
+            "eval": sum(later % evals == 0 or later == total for later in rest),
+            "probe": len({total // 2, total} & set(rest)),
+            "save": sum(later % saves == 0 or later == total for later in rest),
+        }
 
 
 @pytest.mark.parametrize(

@@ -98,3 +98,11 @@ def test_what_makes_a_round_dear() -> None:
 
 def test_nothing_to_ask_costs_nothing() -> None:
     assert planned(replace(WORK, prompt_lengths=())) == ProbePlan()
+
+
+@given(total=st.integers(1, 5000), other=st.integers(1, 5000))
+def test_a_run_of_another_length_is_asked_at_the_same_shares(total: int, other: int) -> None:
+    plan = planned(replace(WORK, total_steps=total))
+    assert plan.over(total) == plan
+    assert plan.over(other) == replace(plan, steps=probe_steps(other, plan.shares))
+    assert ProbePlan().over(other) == ProbePlan()

@@ -56,12 +56,15 @@ class Fake:
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
-    """In the place of W&B; a class of its own, as threads of an earlier test may still be waking up."""
+    """In the place of W&B; the threads that wait in it have ended before another test puts its own there."""
     kind = type("Fake", (Fake,), {"heard": [], "awake": threading.Event()})
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", kind)
     monkeypatch.setattr(console, "warnings", [])
     yield kind
     kind.awake.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("hantune-"):
+            thread.join(20)
 
 
 def play(folder: Path, *names: str, steps: int = 2) -> None:
