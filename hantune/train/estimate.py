@@ -1,7 +1,7 @@
 """What a run will take of memory and disk, from a rehearsal of its largest step.
 
 On a CPU it is the memory of the process that counts: what Python and its libraries hold, the tensors, and the holes
-that glibc keeps between them (``train/heap``). On a card it is the tensors and what CUDA needs for itself.
+that glibc keeps between them. On a card it is the tensors and what CUDA needs for itself.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ LIBRARY_BYTES = 60 * MIB
 """What is imported and set up only when a model is loaded and the first step runs."""
 KERNEL_BYTES = 100 * MIB
 """What oneDNN keeps for the shapes of products in bf16 that it has seen (``env.set_library_defaults`` limits it)."""
-HOLES = 0.4
-"""The share of what passes through a step that freed memory takes on top in a long run; ``Heap`` holds it there."""
-FEWEST_HOLES = 0.08
-"""The same when the heap is kept small, at the price of some speed."""
+HOLES = 0.33
+"""The share of what passes through a step that freed memory, which glibc has not given back, takes on top."""
 CONTEXT_BYTES = 700 * MIB
 """CUDA's context and the workspaces of its libraries."""
 CARD_HOLES = 0.05
@@ -41,7 +39,7 @@ CARD_HOLES = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes. ``peak``: the most that will be held on the device; ``least``: what the run cannot do without.
+    """Bytes. ``peak``: the most that will be held on the device.
 
     ``process``: held by programs and libraries; ``holes``: between tensors; ``loading``: the peak while the
     weights are read; ``host``: the machine's memory beside a card.
@@ -52,7 +50,6 @@ class Memory:
     holes: int
     loading: int
     peak: int
-    least: int
     host: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -130,7 +127,6 @@ def _on_cpu(tensors: Footprint, process: int, weights: Weights, precision: Preci
         holes=holes,
         loading=loading,
         peak=peak,
-        least=process + most + int(passing * FEWEST_HOLES),
         host=peak,
     )
 
@@ -145,7 +141,6 @@ def _on_card(tensors: Footprint, process: int, weights: Weights) -> Memory:
         holes=holes,
         loading=CONTEXT_BYTES + tensors.base + tensors.learned,
         peak=CONTEXT_BYTES + most + holes,
-        least=CONTEXT_BYTES + most,
         host=process + LIBRARY_BYTES + weights.stored + tensors.learned + tensors.optimizer,
     )
 

@@ -51,6 +51,11 @@ def process_memory() -> tuple[int | None, int | None]:
     return _kibibytes(status, "VmRSS"), _kibibytes(status, "VmHWM")
 
 
+def own_memory() -> int:
+    """Bytes that only this process holds now (without mapped files); 0 where nothing tells."""
+    return _status("RssAnon") or 0
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes this process can still take on the device; None where the system does not tell (no Linux)."""
     if device.type == "cuda":

@@ -17,15 +17,13 @@ from hantune.train.feed import Feed
 from hantune.train.floor import Work
 from hantune.train.plan import Plan, make_plan
 from hantune.train.precision import Precision, choose_precision
+from hantune.train.probe_plan import ProbePlan
+from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
-from hantune.train.rehearsal import Stage, find_traits, rehearse
+from hantune.train.rehearsal import Stage, find_traits, outlined, rehearse
 from hantune.train.setup import Material
 from hantune.train.target import Target
 from hantune.train.volume import Volume, volume_of
-
-NEAR = 0.9
-"""A run that needs more than this share of what is free is told that it is tight."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
@@ -47,24 +45,17 @@ class Outlook:
     @property
     def fits(self) -> bool:
         """Whether the memory is enough; yes where the system does not tell how much there is."""
-        return self.target.room is None or self.memory.least <= self.target.room
+        return self.target.room is None or self.memory.peak <= self.target.room
 
     @property
-    def is_tight(self) -> bool:
-        return self.target.room is not None and self.memory.least > NEAR * self.target.room
-
-    @property
-    def held(self) -> int:
-        """Bytes at the peak: with the holes that the room leaves."""
-        if self.target.room is None:
-            return self.memory.peak
-        return max(self.memory.least, min(self.memory.peak, self.target.room))
+    def fits_disk(self) -> bool:
+        return not self.target.is_here or self.disk.most <= self.free_disk
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json`` and ``--json``."""
         return {
-            "memory": {**self.memory.as_dict(), "held": self.held, "room": self.target.room, "fits": self.fits},
-            "disk": {**self.disk.as_dict(), "free": self.free_disk},
+            "memory": {**self.memory.as_dict(), "room": self.target.room, "fits": self.fits},
+            "disk": {**self.disk.as_dict(), "free": self.free_disk, "fits": self.fits_disk},
             "largest_batch": asdict(self.largest),
             "volume": self.volume.as_dict(),
         }
@@ -86,7 +77,7 @@ def look_ahead(
         return _look(config, material, target, precision, recompute)
     asked = config.train.activation_checkpointing
     outlook = _look(config, material, target, precision, choose_recompute(asked))
-    chosen = choose_recompute(asked, predicted=outlook.memory.least, available=target.room)
+    chosen = choose_recompute(asked, predicted=outlook.memory.peak, available=target.room)
     if chosen.is_on != outlook.recompute.is_on:
         return _look(config, material, target, precision, chosen)
     return replace(outlook, recompute=chosen)
@@ -104,6 +95,7 @@ def _look(
         can_pack=traits.can_pack,
         packs_fast=traits.packs_fast,
     )
+    plan = replace(plan, probes=_probes(config, material, plan, folder, precision, target))
     feed = Feed(material.train, plan, config.train, pad_id=material.encoder.pad_id)
     batch = feed.largest()
     held_out = next(evaluation_batches(material.val, pad_id=material.encoder.pad_id), None)
@@ -124,6 +116,16 @@ def _look(
         parameters=num_parameters(config),
         learned=found.learned,
     )
+
+
+def _probes(
+    config: RunConfig, material: Material, plan: Plan, folder: Path, precision: Precision, target: Target
+) -> ProbePlan:
+    """When the fixed questions are asked; nothing is known of it for cards that are not here."""
+    if not target.is_here:
+        return ProbePlan()
+    model = outlined(folder, precision.weights)
+    return plan_questions(questions_of(config, material, model), config, material, model, plan, None, target.device)
 
 
 def precision_on(config: RunConfig, target: Target) -> Precision:

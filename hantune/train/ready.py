@@ -129,7 +129,7 @@ def get_ready(
     Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
         ``train.nothing-held-out``.
     """
-    _require_held_out(config, len(material.val))
+    require_held_out(config, len(material.val))
     device = choose_device(config.train.device)
     torch.set_num_threads(recorded["threads"] if recorded else config.train.threads or DEFAULT_THREADS)
     precision = choose_precision(
@@ -150,7 +150,7 @@ def get_ready(
         model, kernels = _make_model(config, material, device, precision, recompute)
     plan = continued(_plan(config, material, model), config, material.train.lengths, state)
     probes = questions_of(config, material, model)
-    asked = plan_questions(probes, config, material, model, plan, recorded)
+    asked = plan_questions(probes, config, material, model, plan, recorded, device)
     floor = _floor(config, material, model, device, precision)
     return Ready(
         device=device,
@@ -204,7 +204,7 @@ def _choose_formulas(
     )
 
 
-def _require_held_out(config: RunConfig, num_val: int) -> None:
+def require_held_out(config: RunConfig, num_val: int) -> None:
     """Nothing, if there is what the configuration wants to look at.
 
     Raises: ConfigError ``train.nothing-held-out``.

@@ -129,7 +129,7 @@ def _rehearsed(
 ) -> Rehearsed:
     """The same on a model of so many layers."""
     live = Live()
-    model = _outlined(stage, traits, layers)
+    model = _set_up(stage, traits, layers)
     with live:
         stand_in(model, stage.target.stand_in, load=stage.config.model.load)
     compute_densely(model)
@@ -221,20 +221,28 @@ def find_traits(config: RunConfig, folder: Path, precision: Precision, device: t
     )
 
 
-def _outlined(stage: Stage, traits: Traits, layers: int) -> nn.Module:
-    """The run's model on the meta device."""
-    settings, family = model_class(stage.folder)
-    settings = _with_layers(settings, layers)
-    settings._attn_implementation = attention.NAME if traits.packs_fast else attention_of(stage.folder)
+def outlined(folder: Path, dtype: torch.dtype, *, layers: int | None = None, attends: str | None = None) -> nn.Module:
+    """A folder's model on the meta device. ``layers``: only so many; ``attends``: by another attention."""
+    settings, family = model_class(folder)
+    settings = settings if layers is None else _with_layers(settings, layers)
+    settings._attn_implementation = attends or attention_of(folder)
     with quiet_transformers(), torch.device("meta"):
-        model = family._from_config(settings, dtype=stage.precision.weights)
+        model = family._from_config(settings, dtype=dtype)
         model.tie_weights()
-        model = set_up(model.eval(), stage.config, stage.recompute)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _set_up(stage: Stage, traits: Traits, layers: int) -> nn.Module:
+    """The run's model on the meta device, with so many layers."""
+    attends = attention.NAME if traits.packs_fast else None
+    model = outlined(stage.folder, stage.precision.weights, layers=layers, attends=attends)
+    with torch.device("meta"):
+        model = set_up(model, stage.config, stage.recompute)
     for module in model.modules():
         if type(module) in traits.forwards:
             module.forward = MethodType(traits.forwards[type(module)], module)
     assume_head(bare_model(model), traits.is_head_last)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _with_layers(settings: Any, count: int) -> Any:

@@ -106,17 +106,6 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
             return _perform(config, run, material, ready, checkpoint)
 
 
-def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
-    """The plan of a run that is not started: data checked, steps counted, precision chosen. Writes to ``scratch``."""
-    from hantune.config.io import require_complete
-
-    require_complete(config)
-    require_libraries(config)
-    run = RunFolder(scratch)
-    material = open_material(config, run)
-    return {**get_ready(config, material).as_dict(material), "check": material.check.as_dict()}
-
-
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Local paths made absolute, so that ``config.yaml`` means the same wherever it is used; hub names stay."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hantune.errors import ConfigError
-from hantune.train.memory import free_memory
+from hantune.train.memory import free_memory, own_memory
 
 USABLE = 0.98
 """The share of a card's named memory that programs can have: an H100 of 80 GB has 79.2 GiB."""
@@ -44,8 +44,10 @@ class Target:
 
 
 def here(device: torch.device) -> Target:
-    """The device of this machine, as much of its memory as is free now."""
-    return Target(device=device, room=free_memory(device))
+    """The device of this machine: as much of its memory as is free now, and on a CPU what this process has already."""
+    free = free_memory(device)
+    own = own_memory() if device.type == "cpu" else 0
+    return Target(device=device, room=None if free is None else free + own)
 
 
 def parse_devices(text: str, nodes: int = 1) -> Target:

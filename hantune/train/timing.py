@@ -20,7 +20,7 @@ from hantune.data.batch import Batch
 from hantune.models.call import evaluating
 from hantune.models.loss import supervised_nats
 from hantune.train.feed import Feed
-from hantune.train.floor import Work
+from hantune.train.floor import Work, matmul_rate
 from hantune.train.optim import make_optimizer, state_bytes, trained_parameters
 from hantune.train.plan import Plan
 from hantune.train.setup import Material
@@ -30,6 +30,8 @@ from hantune.train.volume import Volume, flop_of, volume_of, work_or_guess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from hantune.train.outlook import Outlook
 
 MOST_SHARE = 0.02
 """Trials that would take more of a run's time than this are left out."""
@@ -88,19 +90,30 @@ class Speed:
         )
 
 
-def expected_duration(volume: Volume, plan: Plan, rate: float, bytes_per_save: int) -> Duration:
-    """How long a run takes on a machine that multiplies at ``rate`` FLOP a second: known to a factor of about two."""
-    second = 1 / (rate * FLOOR_SHARE)
+def expected_duration(outlook: Outlook) -> Duration | None:
+    """How long a run takes where nothing of it was tried, by how fast this machine multiplies: known to a factor of
+    about two. None for cards that are not here."""
+    if not outlook.target.is_here:
+        return None
+    rows = max(64, round(outlook.volume.tokens / outlook.volume.batches))
+    device, dtype = outlook.target.device, outlook.precision.compute
+    second = 1 / (FLOOR_SHARE * matmul_rate(device, dtype, rows=rows, shape=outlook.work.shape))
+    slower = 4 / 3 if outlook.recompute.is_on else 1.0
     speed = Speed(
-        batch=0.0, flop=second, forward_batch=0.0, forward_flop=FORWARD_SHARE * second, update=0.0, is_measured=False
+        batch=0.0,
+        flop=slower * second,
+        forward_batch=0.0,
+        forward_flop=FORWARD_SHARE * second,
+        update=0.0,
+        is_measured=False,
     )
-    return speed.run(volume, plan, bytes_per_save)
+    return speed.run(outlook.volume, outlook.plan, outlook.disk.checkpoint)
 
 
 def calibrate(
-    config: RunConfig, material: Material, plan: Plan, model: nn.Module, accelerator: Accelerator
+    config: RunConfig, material: Material, plan: Plan, model: nn.Module, accelerator: Accelerator, *, most_share: float
 ) -> Duration | None:
-    """How long the run will take; None where it is so short that finding out is not worth it, or nothing fits.
+    """How long the run will take; None where trials would take more than ``most_share`` of it, or nothing fits.
 
     Law: no weight, gradient, moment or generator is changed.
     """
@@ -108,7 +121,7 @@ def calibrate(
     work = work_or_guess(model)
     volume = volume_of(feed, plan, material, work)
     batches = chosen_batches(feed, volume)
-    if sum(flop_of(batch, work) for batch in batches) > MOST_SHARE * volume.flop:
+    if sum(flop_of(batch, work) for batch in batches) > most_share * volume.flop:
         return None
     try:
         speed = measured_speed(config, model, accelerator, batches, work)

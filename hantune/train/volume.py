@@ -23,12 +23,13 @@ MOST_STEPS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """Of a run: FLOP and micro-batches of training, and of one evaluation (counted as if it were trained).
+    """Of a run: FLOP, real tokens and micro-batches of training, and of one evaluation (counted as if it were trained).
 
     ``sizes``: samples and FLOP of the micro-batches that were looked at.
     """
 
     flop: float
+    tokens: float
     batches: float
     evaluation_flop: float
     evaluation_batches: int
@@ -49,6 +50,7 @@ def volume_of(feed: Feed, plan: Plan, material: Material, work: Work) -> Volume:
     scale = plan.total_steps / len(looked_at)
     return Volume(
         flop=sum(sizes) * scale,
+        tokens=float(material.train.lengths[np.concatenate(cuts)].sum()) * scale,
         batches=len(sizes) * scale,
         evaluation_flop=sum(evaluation),
         evaluation_batches=len(evaluation),
