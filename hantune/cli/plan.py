@@ -46,7 +46,8 @@ def plan(
     if write is not None and write.exists():
         raise ConfigError("config.exists", f"已经有这个文件了: {write}", place=str(write), hint="--write 另写一个名字")
     if devices is not None and measure:
-        raise ConfigError("plan.bad-devices", "不在这里的显卡没法实测", place="--measure", hint="去掉 --measure 或 --devices")
+        hint = "去掉 --measure 或 --devices"
+        raise ConfigError("plan.bad-devices", "不在这里的显卡没法实测", place="--measure", hint=hint)
     target = None if devices is None else parse_devices(devices, nodes)
     loaded = load_config(config, overrides or [], preset)
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,7 +80,7 @@ def table(found: Any) -> str:
 
     outlook = found.outlook
     memory, tensors, plan = outlook.memory, outlook.memory.tensors, outlook.plan
-    largest = outlook.largest
+    largest, tokens = outlook.largest, int(found.material.train.lengths.sum())
     rows: list[tuple[str, str, str]] = [
         ("模型", f"{outlook.parameters / 1e6:.1f} M", f"其中学习 {outlook.learned / 1e6:.2f} M"),
         ("精度", outlook.precision.name, outlook.precision.reason),
@@ -87,7 +88,7 @@ def table(found: Any) -> str:
         (
             "数据",
             f"{plan.num_samples} 条",
-            f"{int(found.material.train.lengths.sum())} 个词元, 验证 {plan.num_val} 条; 模板 {found.material.template.name}",
+            f"{tokens} 个词元, 验证 {plan.num_val} 条; 模板 {found.material.template.name}",
         ),
         ("步数", f"{plan.total_steps}", f"每步 {plan.samples_per_step} 条; {plan.layout}: {plan.layout_reason}"),
         ("", "", ""),

@@ -98,6 +98,8 @@ def _cost(result: Any) -> list[str]:
         for word, name in (("内存", "memory_peak"), ("显存", "cuda_memory_peak"))
         if name in figures
     ]
+    if held and "memory_expected" in figures:
+        held.append(f"开始前预计 {figures['memory_expected'] / 2**30:.1f} GB")
     return [speed, f"用时      {', '.join(spent)}", *([f"最多占用  {', '.join(held)}"] if held else [])]
 
 

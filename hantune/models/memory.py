@@ -22,11 +22,11 @@ from hantune.models.quantize import Nf4, library
 NF4_BLOCK = Nf4().block
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors made inside that are still held: ``now``, and ``peak``, the most since it was last set."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._storages: dict[int, weakref.ref[Any]] = {}
 

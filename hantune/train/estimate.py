@@ -6,7 +6,6 @@ that glibc keeps between them. On a card it is the tensors and what CUDA needs f
 
 from __future__ import annotations
 
-import gc
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hantune.config.schema import RunConfig
 from hantune.data.batch import Batch
 from hantune.models.headers import ITEM_BYTES, tensor_places
 from hantune.models.shards import DTYPE_NAMES
-from hantune.train.memory import process_memory
+from hantune.train.memory import give_back, process_memory
 from hantune.train.precision import Precision
 from hantune.train.rehearsal import Footprint
 from hantune.train.target import Target
@@ -101,9 +100,11 @@ class Weights:
         return cls(stored=sum(spec.num_bytes for spec in specs), converted=converted if load == "full" else base)
 
 
-def estimate_memory(config: RunConfig, tensors: Footprint, folder: Path, precision: Precision, target: Target) -> Memory:
+def estimate_memory(
+    config: RunConfig, tensors: Footprint, folder: Path, precision: Precision, target: Target
+) -> Memory:
     """What a run with these tensors takes on ``target``."""
-    gc.collect()
+    give_back()
     process = process_memory()[0] or PROCESS_BYTES
     weights = Weights.of(folder, precision, config.model.load, tensors.base)
     if target.device.type == "cpu":

@@ -50,17 +50,15 @@ def require_disk(config: RunConfig, outlook: Outlook) -> None:
 
 def no_fit(outlook: Outlook, ladder: Ladder) -> RefusedError:
     """The refusal, with the ladder and the shortest way out."""
-    lines = [
-        f"内存放不下: 最长的一批预计要 {size(outlook.memory.peak)}, {outlook.target.name()}只有 {size(outlook.target.room or 0)}",
-        *rungs_told(ladder.rungs),
-    ]
+    needs, has = size(outlook.memory.peak), size(outlook.target.room or 0)
+    lines = [f"内存放不下: 预计最多要 {needs}, {outlook.target.name()}只能用 {has}", *rungs_told(ladder.rungs)]
     if ladder.fits:
         hint = f"加上这些就放得下 (预计 {size(ladder.last.memory.peak)}): {overrides_of(ladder)}"
     else:
         lines.append(f"      全用上还要 {size(ladder.last.memory.peak)}. {what_fits(ladder.last)}")
         hint = "换小一些的模型或内存大一些的机器; 算多大的卡放得下: hantune plan RUN.yaml --devices 80GB"
     return RefusedError(
-        "plan.no-fit", "\n".join(lines), place="train.memory_check", hint=f"{hint}; 一定要试: train.memory_check=false"
+        "plan.no-fit", "\n".join(lines), hint=f"{hint}; 一定要试: train.memory_check=false"
     )
 
 

@@ -16,7 +16,7 @@ from hantune.train.estimate import Disk, Largest, Memory, estimate_disk, estimat
 from hantune.train.feed import Feed
 from hantune.train.floor import Work
 from hantune.train.plan import Plan, make_plan
-from hantune.train.precision import Precision, choose_precision
+from hantune.train.precision import Precision, choose_precision, precision_of
 from hantune.train.probe_plan import ProbePlan
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
@@ -25,9 +25,10 @@ from hantune.train.setup import Material
 from hantune.train.target import Target
 from hantune.train.volume import Volume, volume_of
 
+
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """``parameters``: numbers in the model, ``learned``: those that are trained; ``free_disk``: bytes where it writes."""
+    """``parameters``: numbers in the model, ``learned``: those trained; ``free_disk``: bytes where it writes."""
 
     plan: Plan
     precision: Precision
@@ -87,7 +88,7 @@ def _look(
     config: RunConfig, material: Material, target: Target, precision: Precision, recompute: Recompute
 ) -> Outlook:
     folder = local_folder(config.model.path, revision=config.model.revision)
-    traits = find_traits(config, folder, precision, target.device)
+    traits = find_traits(config, folder, precision)
     plan = make_plan(
         config,
         num_samples=len(material.train),
@@ -130,13 +131,11 @@ def _probes(
 
 def precision_on(config: RunConfig, target: Target) -> Precision:
     """In which numbers a run computes on ``target``; cards that are not here are taken to have bf16."""
-    asked = config.train.precision
-    return choose_precision(
-        "bf16" if asked == "auto" and not target.is_here else asked,
-        target.device,
-        is_adapter=config.adapter.kind == "lora",
-        num_parameters=num_parameters(config),
-    )
+    asked, is_adapter = config.train.precision, config.adapter.kind == "lora"
+    if target.is_here:
+        return choose_precision(asked, target.device, is_adapter=is_adapter, num_parameters=num_parameters(config))
+    name, reason = ("bf16", "按有 bf16 矩阵单元的显卡算") if asked == "auto" else (asked, "配置里指定的")
+    return precision_of(name, reason, is_adapter=is_adapter)
 
 
 def num_parameters(config: RunConfig) -> int:

@@ -17,14 +17,17 @@ from hantune.log import console
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
+from hantune.train.gate import require_fit, size
 from hantune.train.learn import set_up
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
+from hantune.train.outlook import Outlook, look_ahead
 from hantune.train.plan import Plan, continued, make_plan
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
+from hantune.train.target import here
 
 SLOWER_THAN_FLOOR = 2
 """A step takes about so many times what its matrix products alone would."""
@@ -57,6 +60,7 @@ class Ready:
     formulas: Choice
     floor: Floor | None = None
     patience: int | None = None
+    outlook: Outlook | None = None
 
     def count(self, *, learned: bool = False) -> int:
         """Numbers in the model, or in what is learned of it."""
@@ -78,6 +82,7 @@ class Ready:
             "tokens": int(material.train.lengths.sum()),
             "dropped": material.train.dropped,
             "template": material.template.name,
+            "forecast": None if self.outlook is None else self.outlook.as_dict(),
         }
 
     def say(self) -> None:
@@ -96,6 +101,10 @@ class Ready:
             console.say(f"编译  {self.formulas.reason}")
         if self.recompute.is_on:
             console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
+        if self.outlook is not None:
+            memory, room = self.outlook.memory, self.outlook.target.room
+            free = "" if room is None else f", 能用 {size(room)}"
+            console.say(f"内存  预计最多 {size(memory.peak)}{free}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
         if self.patience is not None:
             console.say(f"提前停止  验证损失连续 {self.patience} 次评测都没有降")
@@ -127,7 +136,7 @@ def get_ready(
     ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint.
 
     Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
-        ``train.nothing-held-out``.
+        ``train.nothing-held-out``; RefusedError ``plan.no-fit``, ``plan.no-disk``.
     """
     require_held_out(config, len(material.val))
     device = choose_device(config.train.device)
@@ -142,11 +151,15 @@ def get_ready(
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
         recompute = Recompute(**recorded.get("recompute", recompute.as_dict()))
+    outlook = _looked_at(config, material, device, precision, recompute if recorded else None)
+    recompute = outlook.recompute if outlook else recompute
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded
     if is_free and precision.name == "fp16" and not bears_fp16(model, _longest(material, device)):
         del model  # before the other one is loaded
         precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
+        outlook = _looked_at(config, material, device, precision, None)
+        recompute = outlook.recompute if outlook else recompute
         model, kernels = _make_model(config, material, device, precision, recompute)
     plan = continued(_plan(config, material, model), config, material.train.lengths, state)
     probes = questions_of(config, material, model)
@@ -165,7 +178,22 @@ def get_ready(
         formulas=_choose_formulas(config, material, device, precision, floor, recorded),
         floor=floor,
         patience=config.train.early_stop_patience,
+        outlook=outlook,
     )
+
+
+def _looked_at(
+    config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute | None
+) -> Outlook | None:
+    """What the run will take, if it is to be looked at before its weights are loaded.
+
+    Raises: RefusedError ``plan.no-fit``, ``plan.no-disk``.
+    """
+    if not config.train.memory_check:
+        return None
+    outlook = look_ahead(config, material, here(device), precision, recompute)
+    require_fit(config, material, outlook)
+    return outlook
 
 
 def _floor(

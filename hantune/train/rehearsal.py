@@ -8,6 +8,7 @@ three of them tell what any number takes.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,8 @@ from hantune.train.step import add_gradients
 from hantune.train.target import Target
 from hantune.train.volume import work_or_guess
 
+PLACE = torch.device("cpu")
+"""Where tensors without contents claim to be: a build of torch without CUDA knows no other place."""
 SAME = 0.01
 """What every parameter of the model of one layer holds."""
 FEW = (2, 3)
@@ -109,7 +112,7 @@ class Stage:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.precision.needs_autocast:
             return contextlib.nullcontext()
-        return torch.autocast(self.target.stand_in.type, dtype=self.precision.compute)
+        return torch.autocast(PLACE.type, dtype=self.precision.compute)
 
 
 def rehearse(stage: Stage, traits: Traits, batch: Batch, held_out: Batch | None, *, times: int = 1) -> Rehearsed:
@@ -121,7 +124,7 @@ def rehearse(stage: Stage, traits: Traits, batch: Batch, held_out: Batch | None,
     alike = stage.config.adapter.kind == "lora" and stage.config.adapter.layers_to_transform is None
     few = FEW if alike and layers > sum(FEW) else (layers,)
     found = [_rehearsed(stage, traits, batch, held_out, times, count) for count in few]
-    return found[0] if len(found) == 1 else _extended(*found, layers - FEW[1])
+    return found[0] if len(found) == 1 else _extended(found[0], found[1], layers - FEW[1])
 
 
 def _rehearsed(
@@ -131,7 +134,7 @@ def _rehearsed(
     live = Live()
     model = _set_up(stage, traits, layers)
     with live:
-        stand_in(model, stage.target.stand_in, load=stage.config.model.load)
+        stand_in(model, PLACE, load=stage.config.model.load)
     compute_densely(model)
     model.train()
     parameters = trained_parameters(model)
@@ -140,9 +143,10 @@ def _rehearsed(
     optimizer = state_bytes(parameters.values(), section) + (learned if section.ema_decay else 0)
     weights = live.peak = live.now
     run = _Pass(stage, live)
-    with live:
+    is_card = stage.target.device.type == "cuda"
+    with live, attention.rehearsing_a_card() if is_card else contextlib.nullcontext():
         for _ in range(times):
-            add_gradients(model, run, section, batch, supervised=1)  # type: ignore[arg-type]
+            add_gradients(model, run, section, batch, supervised=1)
         peak = live.peak
         model.zero_grad(set_to_none=True)
         evaluation = _evaluation(stage, model, held_out, live) if held_out is not None else 0
@@ -167,8 +171,8 @@ def _extended(first: Rehearsed, second: Rehearsed, more: int) -> Rehearsed:
         values = {name: getattr(other, name) + more * (getattr(other, name) - getattr(one, name)) for name in names}
         return replace(other, **values)
 
-    return replace(
-        grown(first, second, ("learned",)),
+    return Rehearsed(
+        learned=second.learned + more * (second.learned - first.learned),
         footprint=grown(first.footprint, second.footprint, tuple(asdict(first.footprint))),
         work=grown(first.work, second.work, ("token", "label", "pair")),
     )
@@ -178,7 +182,7 @@ def _evaluation(stage: Stage, model: nn.Module, batch: Batch, live: Live) -> int
     """The most bytes of tensors while the held-out loss of a batch is taken."""
     with evaluating(model), torch.no_grad(), stage.autocast():
         live.peak = live.now
-        supervised_nats(model, batch.to(stage.target.stand_in))
+        supervised_nats(model, batch.to(PLACE))
         return live.peak
 
 
@@ -186,7 +190,7 @@ class _Pass:
     """As much of an accelerator as ``add_gradients`` needs; notes what is held when the backward pass begins."""
 
     def __init__(self, stage: Stage, live: Live) -> None:
-        self.device, self.autocast = stage.target.stand_in, stage.autocast
+        self.device, self.autocast = PLACE, stage.autocast
         self._live, self._before = live, live.now
         self.activations = 0
 
@@ -195,23 +199,42 @@ class _Pass:
         loss.backward()  # type: ignore[no-untyped-call]
 
 
-def find_traits(config: RunConfig, folder: Path, precision: Precision, device: torch.device) -> Traits:
-    """What a run on ``device`` would find out about the model of ``folder``, from one layer of it."""
-    from accelerate import init_empty_weights
-
+def find_traits(config: RunConfig, folder: Path, precision: Precision) -> Traits:
+    """What a run would find out about the model of ``folder``, from one layer of it."""
     settings, family = model_class(folder)
     settings = _with_layers(settings, 1)
     settings._attn_implementation = attention_of(folder)
+    longest = None if config.train.batching == "sorted" else config.data.max_tokens
+    return _traits(family, _Known(settings), precision.weights, longest)
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A model's settings, the same as others with the same text."""
+
+    settings: Any
+
+    def __hash__(self) -> int:
+        return hash(self.settings.to_json_string())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and self.settings.to_json_string() == other.settings.to_json_string()
+
+
+@functools.lru_cache(maxsize=16)
+def _traits(family: Any, known: _Known, dtype: torch.dtype, longest: int | None) -> Traits:
+    """``longest``: of a packed document; None where nothing is packed."""
+    from accelerate import init_empty_weights
+
     with quiet_transformers(), init_empty_weights(include_buffers=False):
-        model = family(settings).eval()
-    value = torch.full((), SAME, dtype=precision.weights)
+        model = family(known.settings).eval()
+    value = torch.full((), SAME, dtype=dtype)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(value.expand(parameter.shape), requires_grad=False))
-    packs_fast = config.train.batching != "sorted" and attention.use(model, longest=config.data.max_tokens)
-    if device.type == "cpu":
-        fuse_pointwise(model)
-        fuse_attention(model)
+    packs_fast = longest is not None and attention.use(model, longest=longest)
+    fuse_pointwise(model)  # Liger's kernels, which a card has instead, keep as much
+    fuse_attention(model)
     replaced = (m for m in model.modules() if "forward" in vars(m))
     return Traits(
         packs_fast=packs_fast,

@@ -29,11 +29,6 @@ class Target:
         """Devices of all machines together; each holds the whole model and takes its share of a step."""
         return self.count * self.nodes
 
-    @property
-    def stand_in(self) -> torch.device:
-        """Where tensors without contents claim to be: a build of torch without CUDA knows no other place."""
-        return self.device if self.device.type == "cpu" or torch.cuda.is_available() else torch.device("cpu")
-
     def name(self) -> str:
         """For people."""
         if self.device.type == "cpu":
