@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hantune.config.schema import RunConfig
 from hantune.data.batch import Batch
 from hantune.models.headers import ITEM_BYTES, tensor_places
@@ -26,10 +24,9 @@ PROCESS_BYTES = 560 * MIB
 """What Python, torch, transformers and PEFT hold, where the system does not tell."""
 LIBRARY_BYTES = 60 * MIB
 """What is imported and set up only when a model is loaded and the first step runs."""
-KERNEL_BYTES = 100 * MIB
-"""What oneDNN keeps for the shapes of products in bf16 that it has seen (``env.set_library_defaults`` limits it)."""
-HOLES = 0.33
-"""The share of what passes through a step that freed memory, which glibc has not given back, takes on top."""
+HOLES = 0.2
+"""The share of what passes through a step that freed memory, which glibc has not given back, takes on top: 0 to 0.3 in
+the runs of ``benchmarks/train/plan_grid.py``."""
 CONTEXT_BYTES = 700 * MIB
 """CUDA's context and the workspaces of its libraries."""
 CARD_HOLES = 0.05
@@ -108,19 +105,18 @@ def estimate_memory(
     process = process_memory()[0] or PROCESS_BYTES
     weights = Weights.of(folder, precision, config.model.load, tensors.base)
     if target.device.type == "cpu":
-        return _on_cpu(tensors, process, weights, precision)
+        return _on_cpu(tensors, process, weights)
     return _on_card(tensors, process, weights)
 
 
-def _on_cpu(tensors: Footprint, process: int, weights: Weights, precision: Precision) -> Memory:
+def _on_cpu(tensors: Footprint, process: int, weights: Weights) -> Memory:
     """All of it is memory of the process; files that are mapped count where they are touched.
 
     A checkpoint that is written while the run goes on is a copy of what is learned and of the optimiser's state.
     """
-    process += LIBRARY_BYTES + (KERNEL_BYTES if precision.compute == torch.bfloat16 else 0)
+    process += LIBRARY_BYTES
     most, copy = tensors.most, tensors.learned + tensors.optimizer
-    passing = most - tensors.standing
-    holes, loading = int(passing * HOLES), process + weights.stored + weights.converted
+    holes, loading = int(HOLES * (most - tensors.standing)), process + weights.stored + weights.converted
     peak = max(loading, process + most + copy + holes)
     return Memory(
         tensors=tensors,

@@ -22,7 +22,7 @@ from hantune.train.setup import Material
 from hantune.train.target import Target
 
 WORTH = 0.01
-"""A change that saves less than this share of the memory is left out."""
+"""A change that saves less than this share of the tensors is left out."""
 SHORTEST, LOWEST = 64, 4
 """``data.max_tokens`` and ``adapter.rank`` are not halved below these."""
 
@@ -86,7 +86,7 @@ def climb(config: RunConfig, material: Material, outlook: Outlook) -> Ladder:
                     changed = with_changes(base, rung.values)
                     found = tried(changed)
                     saves = now.memory.peak - found.memory.peak
-                    if saves < WORTH * outlook.memory.peak:
+                    if saves < WORTH * outlook.memory.tensors.most:
                         continue
                     rungs.append(replace(rung, saves=saves, peak=found.memory.peak))
                     now, base = found, changed
