@@ -27,7 +27,8 @@ def test_the_table_and_a_dry_run_say_the_same(written: Path, capsys: pytest.Capt
     before = sorted(path.name for path in written.iterdir())
     assert main(["plan", "run.yaml"]) == 0
     text = capsys.readouterr().out
-    for words in ("底座权重", "优化器", "中间结果", "最高", "放得下", "载入时", "磁盘", "步数", "可能差一倍", "模板 llama2"):
+    shown = ("底座权重", "优化器", "中间结果", "最高", "放得下", "载入时", "磁盘", "步数", "可能差一倍", "模板 llama2")
+    for words in shown:
         assert words in text
     text.encode("gbk")
     assert main(["plan", "run.yaml", "--json"]) == 0
