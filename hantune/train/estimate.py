@@ -98,11 +98,17 @@ class Weights:
 
 
 def estimate_memory(
-    config: RunConfig, tensors: Footprint, folder: Path, precision: Precision, target: Target
+    config: RunConfig,
+    tensors: Footprint,
+    folder: Path,
+    precision: Precision,
+    target: Target,
+    process: int | None = None,
 ) -> Memory:
-    """What a run with these tensors takes on ``target``."""
-    give_back()
-    process = process_memory()[0] or PROCESS_BYTES
+    """What a run with these tensors takes on ``target``. ``process``: what programs take, if that is known already."""
+    if process is None:
+        give_back()
+        process = (process_memory()[0] or PROCESS_BYTES) + LIBRARY_BYTES
     weights = Weights.of(folder, precision, config.model.load, tensors.base)
     if target.device.type == "cpu":
         return _on_cpu(tensors, process, weights)
@@ -114,7 +120,6 @@ def _on_cpu(tensors: Footprint, process: int, weights: Weights) -> Memory:
 
     A checkpoint that is written while the run goes on is a copy of what is learned and of the optimiser's state.
     """
-    process += LIBRARY_BYTES
     most, copy = tensors.most, tensors.learned + tensors.optimizer
     holes, loading = int(HOLES * (most - tensors.standing)), process + weights.stored + weights.converted
     peak = max(loading, process + most + copy + holes)
@@ -138,7 +143,7 @@ def _on_card(tensors: Footprint, process: int, weights: Weights) -> Memory:
         holes=holes,
         loading=CONTEXT_BYTES + tensors.base + tensors.learned,
         peak=CONTEXT_BYTES + most + holes,
-        host=process + LIBRARY_BYTES + weights.stored + tensors.learned + tensors.optimizer,
+        host=process + weights.stored + tensors.learned + tensors.optimizer,
     )
 
 

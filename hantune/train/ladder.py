@@ -19,7 +19,6 @@ from hantune.errors import MachineError
 from hantune.log import console
 from hantune.train.outlook import Outlook, look_ahead
 from hantune.train.setup import Material
-from hantune.train.target import Target
 
 WORTH = 0.01
 """A change that saves less than this share of the tensors is left out."""
@@ -78,7 +77,7 @@ def climb(config: RunConfig, material: Material, outlook: Outlook) -> Ladder:
 
         def tried(changed: RunConfig) -> Outlook:
             bar.advance()
-            return _outlook(changed, config, material, outlook.target)
+            return _outlook(changed, config, material, outlook)
 
         for kind in KINDS:
             for rung in kind(base, now):
@@ -112,11 +111,12 @@ def with_changes(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     return RunConfig.model_validate(data)
 
 
-def _outlook(config: RunConfig, original: RunConfig, material: Material, target: Target) -> Outlook:
+def _outlook(config: RunConfig, original: RunConfig, material: Material, first: Outlook) -> Outlook:
     if config.data.max_tokens < original.data.max_tokens:
         cut = {part: Shortened(getattr(material, part), config.data.max_tokens) for part in ("train", "val")}
         material = replace(material, **cut)  # type: ignore[arg-type]
-    return look_ahead(config, material, target)
+    process = first.memory.process if first.target.device.type == "cpu" else None
+    return look_ahead(config, material, first.target, process=process)
 
 
 def _merged(rungs: list[Rung]) -> list[Rung]:

@@ -68,24 +68,32 @@ def look_ahead(
     target: Target,
     precision: Precision | None = None,
     recompute: Recompute | None = None,
+    process: int | None = None,
 ) -> Outlook:
     """The outlook of a run on ``target``; ``precision``, ``recompute``: what is already decided.
+
+    ``process``: bytes that programs take, where they were measured already.
 
     Raises: ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``; ModelError ``model.unknown-type``.
     """
     precision = precision or precision_on(config, target)
     if recompute is not None:
-        return _look(config, material, target, precision, recompute)
+        return _look(config, material, target, precision, recompute, process)
     asked = config.train.activation_checkpointing
-    outlook = _look(config, material, target, precision, choose_recompute(asked))
+    outlook = _look(config, material, target, precision, choose_recompute(asked), process)
     chosen = choose_recompute(asked, predicted=outlook.memory.peak, available=target.room)
     if chosen.is_on != outlook.recompute.is_on:
-        return _look(config, material, target, precision, chosen)
+        return _look(config, material, target, precision, chosen, process)
     return replace(outlook, recompute=chosen)
 
 
 def _look(
-    config: RunConfig, material: Material, target: Target, precision: Precision, recompute: Recompute
+    config: RunConfig,
+    material: Material,
+    target: Target,
+    precision: Precision,
+    recompute: Recompute,
+    process: int | None,
 ) -> Outlook:
     folder = local_folder(config.model.path, revision=config.model.revision)
     traits = find_traits(config, folder, precision)
@@ -108,7 +116,7 @@ def _look(
         precision=precision,
         recompute=recompute,
         target=target,
-        memory=estimate_memory(config, found.footprint, folder, precision, target),
+        memory=estimate_memory(config, found.footprint, folder, precision, target, process),
         largest=Largest.of(batch, material.train.lengths),
         disk=estimate_disk(config, found.footprint),
         free_disk=_free_disk(config),

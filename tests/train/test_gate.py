@@ -44,7 +44,7 @@ def test_what_does_not_fit_does_not_start(make: Make, tmp_path: Path, monkeypatc
     loaded: list[Any] = []
     monkeypatch.setattr(load, "load_model", lambda *_, **__: loaded.append(1))
     with pytest.raises(RefusedError) as caught:
-        train(make())
+        train(make(train__activation_checkpointing=False))
     assert (caught.value.code, caught.value.exit_code) == ("plan.no-fit", 3)
     assert "内存放不下" in caught.value.message
     assert "train.activation_checkpointing=true" in caught.value.message

@@ -68,8 +68,9 @@ def test_the_needed_changes_are_the_fewest_and_they_fit(
 
 
 def test_where_nothing_helps_all_rungs_are_told(
-    tiny_llama_folder: Path, prepared: Path, material: Material
+    tiny_llama_folder: Path, prepared: Path, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ladder, "SHORTEST", 16)
     _, found = climbed(config_of(tiny_llama_folder, prepared), material, 0.01)
     assert not found.fits
     names = [name for rung in found.rungs for name in rung.values]
@@ -85,10 +86,10 @@ def test_a_library_that_is_missing_is_no_way_out(
 ) -> None:
     real = ladder.look_ahead
 
-    def without(config: RunConfig, material: Material, target: Target) -> Outlook:
+    def without(config: RunConfig, material: Material, target: Target, **rest: Any) -> Outlook:
         if config.model.load != "full":
             raise MachineError("machine.no-bitsandbytes", "fehlt")
-        return real(config, material, target)
+        return real(config, material, target, **rest)
 
     monkeypatch.setattr(ladder, "look_ahead", without)
     _, found = climbed(config_of(tiny_llama_folder, prepared), material, 0.01)
