@@ -42,7 +42,7 @@ GRID: dict[str, tuple[int, int, list[str]]] = {
     "15m full": (0, 0, [*FULL, "train.precision=float32", "train.batch_size=32"]),
 }
 """name -> (which model, which data, settings)."""
-QUIET = ["eval.probes=[]", "eval.max_samples=32", "eval.every_steps=1000000", "train.save_every_steps=1000000"]
+QUIET = ["eval.probes=[]", "eval.max_samples=16", "eval.every_steps=1000000", "train.save_every_steps=1000000"]
 
 
 def run(arguments: list[str]) -> dict[str, Any]:

@@ -24,9 +24,9 @@ PROCESS_BYTES = 560 * MIB
 """What Python, torch, transformers and PEFT hold, where the system does not tell."""
 LIBRARY_BYTES = 60 * MIB
 """What is imported and set up only when a model is loaded and the first step runs."""
-HOLES = 0.2
-"""The share of what passes through a step that freed memory, which glibc has not given back, takes on top: 0 to 0.3 in
-the runs of ``benchmarks/train/plan_grid.py``."""
+HOLES = 0.25
+"""The share of what passes through a step that freed memory, which glibc has not given back, takes on top: 0 to 0.35 in
+the runs of ``benchmarks/train/plan_grid.py``; it grows in the first steps."""
 CONTEXT_BYTES = 700 * MIB
 """CUDA's context and the workspaces of its libraries."""
 CARD_HOLES = 0.05
@@ -103,24 +103,29 @@ def estimate_memory(
     folder: Path,
     precision: Precision,
     target: Target,
+    *,
+    saves_behind: bool,
     process: int | None = None,
 ) -> Memory:
-    """What a run with these tensors takes on ``target``. ``process``: what programs take, if that is known already."""
+    """What a run with these tensors takes on ``target``.
+
+    ``saves_behind``: checkpoints are written while it goes on; ``process``: what programs take, if known already.
+    """
     if process is None:
         give_back()
         process = (process_memory()[0] or PROCESS_BYTES) + LIBRARY_BYTES
     weights = Weights.of(folder, precision, config.model.load, tensors.base)
     if target.device.type == "cpu":
-        return _on_cpu(tensors, process, weights)
+        return _on_cpu(tensors, process, weights, saves_behind)
     return _on_card(tensors, process, weights)
 
 
-def _on_cpu(tensors: Footprint, process: int, weights: Weights) -> Memory:
+def _on_cpu(tensors: Footprint, process: int, weights: Weights, saves_behind: bool) -> Memory:
     """All of it is memory of the process; files that are mapped count where they are touched.
 
     A checkpoint that is written while the run goes on is a copy of what is learned and of the optimiser's state.
     """
-    most, copy = tensors.most, tensors.learned + tensors.optimizer
+    most, copy = tensors.most, (tensors.learned + tensors.optimizer) * saves_behind
     holes, loading = int(HOLES * (most - tensors.standing)), process + weights.stored + weights.converted
     peak = max(loading, process + most + copy + holes)
     return Memory(

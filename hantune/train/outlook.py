@@ -116,7 +116,9 @@ def _look(
         precision=precision,
         recompute=recompute,
         target=target,
-        memory=estimate_memory(config, found.footprint, folder, precision, target, process),
+        memory=estimate_memory(
+            config, found.footprint, folder, precision, target, saves_behind=_saves_behind(plan), process=process
+        ),
         largest=Largest.of(batch, material.train.lengths),
         disk=estimate_disk(config, found.footprint),
         free_disk=_free_disk(config),
@@ -125,6 +127,11 @@ def _look(
         parameters=num_parameters(config),
         learned=found.learned,
     )
+
+
+def _saves_behind(plan: Plan) -> bool:
+    """Whether there is a checkpoint before the last one, which the run waits for."""
+    return min(plan.save_every, plan.eval_every) < plan.total_steps
 
 
 def _probes(
