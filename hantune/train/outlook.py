@@ -28,7 +28,7 @@ from hantune.train.volume import Volume, volume_of
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """``parameters``: numbers in the model, adapters and all, ``learned``: those trained; ``free_disk``: bytes where it writes."""
+    """``parameters``: numbers in the model and its adapters, ``learned``: those trained; ``free_disk``: bytes there."""
 
     plan: Plan
     precision: Precision
