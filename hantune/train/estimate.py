@@ -24,7 +24,7 @@ PROCESS_BYTES = 560 * MIB
 """What Python, torch, transformers and PEFT hold, where the system does not tell."""
 LIBRARY_BYTES = 60 * MIB
 """What is imported and set up only when a model is loaded and the first step runs."""
-HOLES = 0.25
+HOLES = 0.22
 """The share of what passes through a step that freed memory, which glibc has not given back, takes on top: 0 to 0.35 in
 the runs of ``benchmarks/train/plan_grid.py``; it grows in the first steps."""
 CONTEXT_BYTES = 700 * MIB
