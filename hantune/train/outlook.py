@@ -23,7 +23,11 @@ from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.rehearsal import Stage, find_traits, outlined, rehearse
 from hantune.train.setup import Material
 from hantune.train.target import Target
-from hantune.train.volume import Volume, volume_of
+from hantune.train.volume import MOST_STEPS, Volume, volume_of
+
+
+HEAVY = 0.05
+"""An optimiser that takes more than this share of the peak is told apart from the steps before it is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,18 @@ def _look(
     stage = Stage(config=config, folder=folder, precision=precision, recompute=recompute, target=target)
     times = 2 if plan.samples_per_step > len(batch.indices) else 1
     found = rehearse(stage, traits, batch, held_out, times=times)
+    volume = volume_of(feed, plan, material, found.work)
+    if plan.total_steps <= MOST_STEPS and found.footprint.optimizer > HEAVY * found.footprint.peak:
+        # The largest batch that may come is tried when there is no optimiser yet (``train/room``); those that do come
+        # are known.
+        coming = feed.collate(volume.sizes[-1][1])
+        later = rehearse(stage, traits, coming, None, times=times).footprint
+        trial = found.footprint.peak - found.footprint.optimizer
+        if later.peak >= trial:
+            batch = coming
+            found = replace(found, footprint=replace(later, evaluation=found.footprint.evaluation))
+        else:
+            found = replace(found, footprint=replace(found.footprint, peak=trial))
     return Outlook(
         plan=plan,
         precision=precision,
@@ -122,7 +138,7 @@ def _look(
         largest=Largest.of(batch, material.train.lengths),
         disk=estimate_disk(config, found.footprint),
         free_disk=_free_disk(config),
-        volume=volume_of(feed, plan, material, found.work),
+        volume=volume,
         work=found.work,
         parameters=num_parameters(config) + (found.learned if config.adapter.kind == "lora" else 0),
         learned=found.learned,
