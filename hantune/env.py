@@ -43,7 +43,8 @@ def set_library_defaults() -> None:
     """What torch, transformers and tokenizers should do unless the user says otherwise; call before they are imported.
 
     Silence advice for their own developers. GNU OpenMP's threads spin only shortly before they sleep where other
-    programs run: spinning threads take the core from the one they wait for (docs/decisions.md 11).
+    programs run: spinning threads take the core from the one they wait for (docs/decisions.md 11). Each shape of a
+    matrix product costs oneDNN half a MiB for its kernel: as many are kept as a step of training needs (decision 23).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000" if others_are_running() else "20000")
@@ -53,6 +54,8 @@ def set_library_defaults() -> None:
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+        "LRU_CACHE_CAPACITY": "64",
     }.items():
         os.environ.setdefault(name, value)
 

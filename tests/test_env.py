@@ -49,7 +49,10 @@ def test_each_is_read_when_it_is_asked_for(
 def test_libraries_are_quiet_unless_the_user_wants_them_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     set_library_defaults()
+    assert (os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPACITY"]) == ("7", "64")
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")

@@ -7,6 +7,7 @@ A Linux host kills a process that takes more than there is, without an exception
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,16 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
+
+
+@contextlib.contextmanager
+def steady_heap() -> Iterator[None]:
+    """What Python holds now is not looked at by its garbage collector inside: a full collection takes milliseconds.
+
+    With torch and transformers loaded it takes tenths of a second, in the middle of some step.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

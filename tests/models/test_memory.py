@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from hantune.models.memory import free_host_memory, free_memory, measured_peak
+from hantune.models.memory import free_host_memory, free_memory, measured_peak, steady_heap
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -64,3 +66,20 @@ def test_the_peak_is_seen_though_it_is_gone_at_the_end() -> None:
         torch.ones(64 << 20, dtype=torch.uint8)
     assert peak.grown is not None
     assert 60 << 20 < peak.grown < 80 << 20
+
+
+class Ring:
+    """What only the garbage collector can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_the_garbage_collector_looks_only_at_what_is_new() -> None:
+    old = weakref.ref(Ring())
+    with steady_heap():
+        new = weakref.ref(Ring())
+        gc.collect()
+        assert (old() is None, new() is None) == (False, True)
+    gc.collect()
+    assert old() is None
