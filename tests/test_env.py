@@ -9,7 +9,7 @@ import pytest
 
 from hantune.env import environment, others_are_running, set_library_defaults
 
-NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT")
+NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HANTUNE_API_KEY")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,8 @@ def test_without_any_of_them_there_are_defaults() -> None:
         ("HF_HUB_OFFLINE", "0", "offline", False),
         ("HF_ENDPOINT", "https://mirror.example/", "hf_endpoint", "https://mirror.example"),
         ("HF_ENDPOINT", "", "hf_endpoint", None),
+        ("HANTUNE_API_KEY", "sk-x", "api_key", "sk-x"),
+        ("HANTUNE_API_KEY", "", "api_key", None),
     ],
 )
 def test_each_is_read_when_it_is_asked_for(

@@ -43,6 +43,12 @@ class Kind(Enum):
 Load = Annotated[
     str | None, typer.Option("--load", metavar="BITS", help="底座: 8bit 或 4bit 省内存, full 原样; 不写同训练时")
 ]
+Dtype = Annotated[
+    Precision, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 或 float16; auto = 按机器选")
+]
+With = Annotated[
+    Kind, typer.Option("--engine", metavar="NAME", help="local = 自带的; vllm = 装了 vLLM 时交给它")
+]
 Adapter = Annotated[
     list[str] | None,
     typer.Option("--adapter", metavar="NAME=DIR", help="同一个底座的另一个适配器和它的名字, 可写多次"),
@@ -71,8 +77,8 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="端口; 0 = 随便一个空的")] = 8000,
     api_key: Key = None,
     load: Load = None,
-    dtype: Annotated[Precision, typer.Option("--dtype", help="计算的精度; auto = 按机器选")] = Precision.auto,
-    engine: Annotated[Kind, typer.Option("--engine", help="local = 自带的; vllm = 装了 vLLM 时交给它")] = Kind.local,
+    dtype: Dtype = Precision.auto,
+    engine: With = Kind.local,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="最多几个请求一起回答")] = 32,
     max_queue: Annotated[int, typer.Option("--max-queue", min=0, help="最多几个请求排队, 再多就答 429")] = 64,
     per_key: PerKey = None,
@@ -84,8 +90,8 @@ def serve(
 
     例子:  hantune serve runs/demo        hantune serve MODEL --adapter 甲=runs/a --host 0.0.0.0
     """
+    from hantune.serve.address import listen
     from hantune.serve.keys import is_loopback, new_key, require_good_keys
-    from hantune.serve.server import listen
 
     adapters, origins = _adapters(adapter or []), _origins(cors or [])
     own_key = environment().api_key
@@ -108,8 +114,10 @@ def serve(
     settings = Settings(
         host=host, keys=keys, cors=origins, seconds=timeout, per_key=per_key, log=None if console.quiet else console.say
     )  # fmt: skip
-    _introduce(served, host, listening.getsockname()[1], keys, is_new=is_new)
-    ended_by = run(build(served, settings), served, listening, drain_seconds=drain_seconds)
+    ended_by = run(
+        build(served, settings), served, listening, drain_seconds=drain_seconds,
+        announce=lambda: _introduce(served, host, listening.getsockname()[1], keys, is_new=is_new),
+    )  # fmt: skip
     return _ending(served, ended_by)
 
 

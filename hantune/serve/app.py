@@ -26,8 +26,8 @@ from hantune.serve.watch import Watch
 REFUSALS = {
     400: "The request is wrong.", 401: "No key, or a wrong one.", 403: "Host or origin is not allowed.",
     404: "There is no such model.", 408: "The body came too slowly.", 413: "The body is too large.",
-    415: "The body is not JSON.", 429: "Too many requests; see Retry-After.", 500: "The answer failed.",
-    503: "The server stops, or the answer took too long.",
+    415: "The body is not JSON.", 429: "Too many requests; see Retry-After.", 431: "The headers are too large.",
+    500: "The answer failed.", 503: "The server stops, or the answer took too long.",
 }  # fmt: skip
 SLACK = 16
 """Requests in the house beyond those that are answered or wait: they are being read, refused, or served from memory."""
@@ -70,12 +70,14 @@ def build(served: Served, settings: Settings) -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    _describe(app, has_keys=bool(keys))
     app.add_middleware(
         Door,
         keys=keys,
         places=places,
         host=settings.host,
         cors=settings.cors,
+        takes_body=[path for path, operations in app.openapi()["paths"].items() if "post" in operations],
         body_bytes=settings.body_bytes,
         is_closing=lambda: served.is_closing,
         wait_seconds=served.wait_seconds,
@@ -89,7 +91,6 @@ def build(served: Served, settings: Settings) -> FastAPI:
             expose_headers=["x-request-id", "retry-after"],
         )
     app.add_middleware(Watch, answered=answered, write=settings.log)
-    _describe(app, has_keys=bool(keys))
     return app
 
 

@@ -59,7 +59,7 @@ def _scored(piece: bytes, value: float) -> dict[str, Any]:
 @router.post(
     "/v1/chat/completions",
     summary="Answer a conversation",
-    responses={200: {"model": ChatCompletion, "content": {STREAM_TYPE: {"schema": {"type": "string"}}}}},
+    responses={200: {"model": ChatCompletion, "content": {STREAM_TYPE: {}}}},
     response_model=None,
 )
 async def chat_completions(request: Request, body: ChatRequest) -> Response:

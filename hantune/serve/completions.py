@@ -89,7 +89,7 @@ def prompt_ids(engine: Engine, prompts: Sequence[str | list[int]]) -> list[tuple
 @router.post(
     "/v1/completions",
     summary="Continue a text",
-    responses={200: {"model": TextCompletion, "content": {STREAM_TYPE: {"schema": {"type": "string"}}}}},
+    responses={200: {"model": TextCompletion, "content": {STREAM_TYPE: {}}}},
     response_model=None,
 )
 async def completions(request: Request, body: CompletionRequest) -> Response:

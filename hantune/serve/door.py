@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import orjson
 from starlette.datastructures import Headers
@@ -21,12 +21,16 @@ PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/health/live", "/
 Every other path needs one, also those that do not exist: a new route cannot be forgotten.
 """
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
+MOST_HEADERS, HEADER_BYTES = 100, 32 << 10
 BODY_SECONDS = 30.0
 DEEPEST = 64
 
 
 class Door:
-    """ASGI middleware. ``wait_seconds``: when a refused request may come again; ``is_closing``: no more are taken."""
+    """ASGI middleware. ``takes_body``: paths that are posted to; ``is_closing``: no more are taken.
+
+    ``wait_seconds``: when a request that found no place may come again.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Door:
         places: Places,
         host: str,
         cors: Sequence[str],
+        takes_body: Collection[str],
         body_bytes: int,
         is_closing: Callable[[], bool],
         wait_seconds: Callable[[], int],
@@ -45,6 +50,7 @@ class Door:
         self._places = places
         self._is_loopback = is_loopback(host)
         self._cors = frozenset(cors)
+        self._takes_body = frozenset(takes_body)
         self._body_bytes = body_bytes
         self._is_closing = is_closing
         self._wait_seconds = wait_seconds
@@ -54,7 +60,8 @@ class Door:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        self._check_framing(headers)
+        _check_size(headers)
+        _check_framing(headers)
         self._check_host(headers)
         if scope["path"] in PUBLIC:
             await self._app(scope, receive, send)
@@ -62,7 +69,7 @@ class Door:
         owner = self._keys.owner(scope["headers"])
         scope["hantune.note"]["key"] = scope["hantune.owner"] = owner
         self._check_origin(scope, headers)
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" or scope["path"] not in self._takes_body:
             await self._app(scope, receive, send)
             return
         if self._is_closing():
@@ -71,16 +78,6 @@ class Door:
         with self._places.place(owner, wait=self._wait_seconds()):
             body = await self._body(headers, receive)
             await self._app(scope, _replay(body, receive), send)
-
-    def _check_framing(self, headers: Headers) -> None:
-        """Two ways of saying how long the body is: a proxy in front may believe the other one."""
-        if "transfer-encoding" in headers and "content-length" in headers:
-            raise ApiError(
-                400,
-                "Transfer-Encoding 和 Content-Length 不能一起用",
-                code="bad_framing",
-                headers={"connection": "close"},
-            )
 
     def _check_host(self, headers: Headers) -> None:
         """A page of another site may resolve its own name to this address (DNS rebinding); its Host gives it away."""
@@ -140,6 +137,23 @@ class Door:
     def _too_large(self) -> ApiError:
         message = f"请求的内容最多 {self._body_bytes} 字节"
         return ApiError(413, message, code="body_too_large")
+
+
+def _check_size(headers: Headers) -> None:
+    """Raises: ApiError 431."""
+    if len(headers.raw) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers.raw) > HEADER_BYTES:
+        message = f"请求头最多 {MOST_HEADERS} 行, {HEADER_BYTES} 字节"
+        raise ApiError(431, message, code="headers_too_large", headers={"connection": "close"})
+
+
+def _check_framing(headers: Headers) -> None:
+    """Two ways of saying how long the body is: a proxy in front may believe the other one.
+
+    Raises: ApiError 400.
+    """
+    if "transfer-encoding" in headers and "content-length" in headers:
+        message = "Transfer-Encoding 和 Content-Length 不能一起用"
+        raise ApiError(400, message, code="bad_framing", headers={"connection": "close"})
 
 
 def _check_json(body: bytes) -> None:

@@ -24,6 +24,15 @@ KNOWN = {
     "infer.step-failed": (500, "generation_failed"),
 }
 """Codes of hantune -> status and OpenAI's code."""
+WORDS = {
+    "greater_than_equal": "至少 {ge}", "less_than_equal": "最多 {le}", "less_than": "要小于 {lt}",
+    "finite_number": "要一个有限的数", "too_long": "最多 {max_length} 个", "too_short": "至少 {min_length} 个",
+    "string_too_long": "最多 {max_length} 个字符", "string_too_short": "至少 {min_length} 个字符",
+    "literal_error": "要 {expected}", "string_type": "要字符串", "int_type": "要整数", "float_type": "要数字",
+    "bool_type": "要 true 或 false", "list_type": "要数组", "dict_type": "要对象", "model_type": "要对象",
+    "model_attributes_type": "要对象", "int_parsing_size": "数太大",
+}  # fmt: skip
+"""What pydantic says, by its type of error."""
 NO_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients repeat 408, 409, 429 and 5xx by themselves; this says that it would only fail again."""
 PARAMS = {"stops": "stop", "logprobs": "top_logprobs"}
@@ -83,8 +92,8 @@ def as_api_error(error: BaseException) -> ApiError:
 
 
 def invalid(errors: Sequence[Any]) -> ApiError:
-    """The 400 for what pydantic found: the fault that lies deepest, so that a union names the branch that was meant."""
-    worst = max(errors, key=lambda error: len(error["loc"]), default={"loc": (), "msg": "", "type": ""})
+    """The 400 for what pydantic found: of a union's branches the one of the right type, or that fails deepest."""
+    worst = max(errors, key=lambda error: (not error["type"].endswith("_type"), len(error["loc"])))
     # Names of union branches (`list[TextPart]`, `str`) stand among the keys; they are no part of the request.
     keys = [key for key in worst["loc"][1:] if isinstance(key, int) or (str(key).isidentifier() and key != "str")]
     param = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".") or None
@@ -92,4 +101,6 @@ def invalid(errors: Sequence[Any]) -> ApiError:
         return ApiError(400, f"缺少 {param or '请求的内容'}", code="missing_field", param=param)
     if worst["type"] == "json_invalid":
         return ApiError(400, "请求的内容不是 JSON", code="invalid_json")
-    return ApiError(400, f"{param or '请求的内容'} 不对: {worst['msg']}", code="invalid_value", param=param)
+    told = WORDS.get(worst["type"])
+    why = told.format(**worst.get("ctx", {})) if told else worst["msg"]
+    return ApiError(400, f"{param or '请求的内容'} 不对: {why}", code="invalid_value", param=param)

@@ -25,7 +25,7 @@ from hantune.infer.sample import SamplingParams
 from hantune.infer.scheduler import Done, Stream
 from hantune.infer.scheduler import Request as Question
 from hantune.serve.errors import ApiError, as_api_error
-from hantune.serve.openai import DEFAULT_TOKENS, MOST_MESSAGES, Model
+from hantune.serve.openai import DEFAULT_TOKENS, MOST_MESSAGES, ErrorBody, Model
 from hantune.serve.served import Served
 from hantune.serve.wire import Json
 
@@ -53,6 +53,15 @@ class StreamAnswer(BaseModel):
     history: list[list[str]]
     status: int
     time: str
+
+
+class StreamRefusal(StreamAnswer):
+    error: str
+
+
+# Errors of a question have the shape of the protocol; those of the door (key, body) that of all others.
+ANSWERS: dict[int | str, dict[str, Any]] = {200: {"model": StreamAnswer}}
+ANSWERS |= {status: {"model": StreamRefusal | ErrorBody} for status in (400, 404, 429, 500, 503)}
 
 
 class Session:
@@ -197,7 +206,7 @@ def _messages(history: Sequence[Sequence[str]]) -> list[Message]:
     ]
 
 
-@router.post(PATH, summary="Poll for an answer", responses={200: {"model": StreamAnswer}}, response_model=None)
+@router.post(PATH, summary="Poll for an answer", responses=ANSWERS, response_model=None)
 async def stream(request: Request, body: StreamRequest) -> Response:
     """The text so far of the answer to ``prompt`` after ``history``; ``[stop]`` stands behind a complete one."""
     sessions: Sessions = request.app.state.sessions

@@ -13,7 +13,7 @@ from hantune.errors import ConfigError
 from hantune.infer.engine import Engine
 from hantune.infer.scheduler import Request, Scheduler, Stream
 from hantune.models.hub import is_hub_id
-from hantune.models.locate import is_run
+from hantune.paths import RunFolder
 from hantune.serve.errors import ApiError, as_api_error
 from hantune.serve.limits import retry_after
 
@@ -116,6 +116,6 @@ def public_name(path: str) -> str:
     folder = Path(path).expanduser().resolve()
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    if folder.name in ("adapter", "model") and is_run(folder.parent):
+    if folder.name in ("adapter", "model") and RunFolder(folder.parent).is_run:
         folder = folder.parent
     return folder.name or "model"

@@ -1,71 +1,26 @@
-"""The process that serves: an address of its own, and an orderly end."""
+"""The process that serves, and its orderly end."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
-import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from hantune.errors import ConfigError, MachineError
 from hantune.log import console
+from hantune.serve.address import cannot_listen
+from hantune.serve.door import HEADER_BYTES
 from hantune.serve.protocol import Protocol
 from hantune.serve.served import Served
 
-HEADER_BYTES = 32 << 10
-KEEP_ALIVE_SECONDS = 15
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the minute after which proxies in front usually drop an idle connection: they should be the first."""
 LAST_SECONDS = 5
 """For readers to take the last bytes, after the answers ended."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket at the address, taken before the model is loaded. Port 0: any that is free.
-
-    Raises: ConfigError ``serve.bad-address``; MachineError ``serve.port-in-use``, ``serve.cannot-listen``.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError, OverflowError):
-        raise ConfigError(
-            "serve.bad-address",
-            f"不认识的地址: {host}:{port}",
-            place="--host",
-            hint="只给本机用: --host 127.0.0.1; 给别的机器用: --host 0.0.0.0",
-        ) from None
-    found = socket.socket(family, kind, protocol)
-    try:
-        if sys.platform != "win32":
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except OSError as error:
-        found.close()
-        raise _cannot_listen(host, port, error) from None
-    found.setblocking(False)
-    return found
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> MachineError:
-    if error.errno == errno.EADDRINUSE:
-        return MachineError(
-            "serve.port-in-use",
-            f"端口 {port} 已经有程序在用",
-            place=f"{host}:{port}",
-            hint=f"换一个端口: --port {port + 1}; 或者找出是谁: ss -ltnp | grep {port}",
-        )
-    why = "没有权限用 1024 以下的端口" if error.errno == errno.EACCES else error.strerror or str(error)
-    return MachineError(
-        "serve.cannot-listen",
-        f"不能在这个地址等待连接: {why}",
-        place=f"{host}:{port}",
-        hint="换一个端口: --port 8000; 地址要是这台机器自己的: --host 127.0.0.1 或 0.0.0.0",
-    )
 
 
 class Server(uvicorn.Server):
@@ -74,13 +29,24 @@ class Server(uvicorn.Server):
     ``signal``: what stopped it; None: the scheduler died.
     """
 
-    def __init__(self, config: uvicorn.Config, served: Served, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        served: Served,
+        drain_seconds: float,
+        announce: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self._announce = announce
         self.signal: int | None = None
         self._served = served
         self._drain_seconds = drain_seconds
         self._closing: asyncio.Task[None] | None = None
         self._is_urgent = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Only notes it: a signal may come while the scheduler's lock is held."""
@@ -107,10 +73,9 @@ class Server(uvicorn.Server):
         self._closing = asyncio.create_task(asyncio.to_thread(self._served.scheduler.close, seconds))
 
 
-def run(app: FastAPI, served: Served, listening: socket.socket, *, drain_seconds: float) -> int | None:
-    """Serve until a signal; returns its number, or None where the scheduler died."""
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it would say stands in our log, or is noise
-    config = uvicorn.Config(
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """uvicorn's settings: our protocol and log, no web sockets, no trust in headers that proxies add."""
+    return uvicorn.Config(
         app,
         http=Protocol,
         ws="none",
@@ -123,12 +88,22 @@ def run(app: FastAPI, served: Served, listening: socket.socket, *, drain_seconds
         timeout_graceful_shutdown=LAST_SECONDS,
         h11_max_incomplete_event_size=HEADER_BYTES,
     )
-    server = Server(config, served, drain_seconds)
+
+
+def run(
+    app: FastAPI, served: Served, listening: socket.socket, *, drain_seconds: float, announce: Callable[[], None]
+) -> int | None:
+    """Serve until a signal; returns its number, or None where the scheduler died. ``announce``: once it answers.
+
+    Raises: MachineError ``serve.port-in-use``.
+    """
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it would say stands in our log, or is noise
+    server = Server(configuration(app), served, drain_seconds, announce)
     try:
         server.run(sockets=[listening])
     except OSError as error:  # another server that began to listen while the model was loaded
         host, port = listening.getsockname()[:2]
-        raise _cannot_listen(host, port, error) from None
+        raise cannot_listen(host, port, error) from None
     finally:
         served.scheduler.close()
     return server.signal
