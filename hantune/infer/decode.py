@@ -24,10 +24,12 @@ from hantune.infer.sample import log_probabilities, next_tokens
 from hantune.models.call import model_inputs, takes
 
 MOST_READ = {"cpu": 256, "cuda": 2048}
-"""Tokens of prompts that are read between two steps: what a newcomer costs those who are answered already.
+"""Tokens of prompts that are read between two steps where readers wait for both: what a newcomer costs the others.
 
 More would hold the others up longer; fewer would cost the newcomer more, as each part looks back at all before it.
 """
+MOST_AT_ONCE = 4096
+"""The same where nobody watches: a crowd of newcomers shall not need all the memory."""
 SPARE = 32
 """Prompts are read together when padding adds no more tokens than this: a call of its own costs about as many."""
 
@@ -148,6 +150,7 @@ class CachedDecoder(Decoder):
     """Answers in progress whose keys and values are kept.
 
     ``prefixes``: what is known of earlier texts under ``adapter``, and where the texts of this decoder go.
+    ``is_watched``: readers follow each answer as it is made, so none may stop for long.
     """
 
     def __init__(
@@ -158,12 +161,13 @@ class CachedDecoder(Decoder):
         num_pieces: int,
         prefixes: PrefixStore | None = None,
         adapter: str | None = None,
+        is_watched: bool = False,
     ) -> None:
         super().__init__(bare, pad_id=pad_id, num_pieces=num_pieces)
         self._prefixes = prefixes
         self._adapter = adapter
         self._cache = RowCache(bare.config)
-        self._most_read = MOST_READ.get(bare.device.type, MOST_READ["cuda"])
+        self._most_read = MOST_READ.get(bare.device.type, MOST_READ["cuda"]) if is_watched else MOST_AT_ONCE
         self._unread: deque[_Group] = deque()
 
     @property

@@ -260,12 +260,14 @@ class Engine:
         found = {*self.encoder.stop_ids(stops), *ends, self.encoder.tokenizer.eos_token_id}
         return frozenset(token for token in found if token is not None)
 
-    def decoder(self, prefixes: PrefixStore | None = None, adapter: str | None = None) -> Decoder:
-        """An empty place for answers in progress."""
+    def decoder(
+        self, prefixes: PrefixStore | None = None, adapter: str | None = None, *, is_watched: bool = False
+    ) -> Decoder:
+        """An empty place for answers in progress; ``is_watched``: a long prompt may not hold up the others."""
         bare = bare_model(self.model)
         size = {"pad_id": self.encoder.pad_id, "num_pieces": self._pieces.end}
         if is_keys_and_values(bare.config):
-            return CachedDecoder(bare, **size, prefixes=prefixes, adapter=adapter)
+            return CachedDecoder(bare, **size, prefixes=prefixes, adapter=adapter, is_watched=is_watched)
         return Rereader(bare, **size)
 
     def piece(self, token: int) -> bytes:

@@ -225,7 +225,7 @@ class Scheduler:
         try:
             self.engine.use(adapter)
             if adapter not in self._decoders:
-                self._decoders[adapter] = self.engine.decoder(self.engine.prefixes, adapter)
+                self._decoders[adapter] = self.engine.decoder(self.engine.prefixes, adapter, is_watched=True)
             decoder = self._decoders[adapter]
             if joining:
                 decoder.add([job.lane for job in joining])

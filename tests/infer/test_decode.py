@@ -56,7 +56,7 @@ def test_who_comes_and_goes_changes_no_answer(
 ) -> None:
     """``part`` 7: every prompt is read in several parts, while others are answered."""
     monkeypatch.setitem(MOST_READ, "cpu", part)
-    chance, decoder = random.Random(seed), engine.decoder(PrefixStore(2**24))
+    chance, decoder = random.Random(seed), engine.decoder(PrefixStore(2**24), is_watched=True)
     lanes: list[Lane] = []
     dropped: list[Lane] = []
     while len(lanes) < 16 or not decoder.is_idle:
@@ -72,7 +72,6 @@ def test_who_comes_and_goes_changes_no_answer(
         else:
             decoder.step()
     assert dropped
-    monkeypatch.setitem(MOST_READ, "cpu", 256)
     for number, lane in enumerate(lanes):
         expected = alone(engine, lane_of(engine, number))
         if lane in dropped:
@@ -113,7 +112,7 @@ def test_prompts_of_like_length_are_read_together_and_no_call_is_too_large(
     monkeypatch.setitem(MOST_READ, "cpu", 150)
     lanes = [lane_of(llama, number) for number in range(10)]
     shapes, hook = rows_read(llama.model)
-    decoder = llama.decoder()
+    decoder = llama.decoder(is_watched=True)
     decoder.add(lanes)
     while not all(lane.ids for lane in lanes):
         decoder.step()
@@ -136,14 +135,14 @@ def test_a_long_prompt_is_read_in_parts_while_others_are_answered(
     store = PrefixStore(2**24)
     for number in (0, 26):  # the second knows the first's beginning
         known = engine.lane([system, *question(number)], params)
-        decoder = engine.decoder(store)
+        decoder = engine.decoder(store, is_watched=True)
         decoder.add([known])
         while not decoder.is_idle:
             decoder.step()
     early, late = engine.lane(question(0), params), engine.lane(question(2), params)
     long = [engine.lane([system, *question(26)], params) for _ in range(2)]
     shapes, hook = rows_read(engine.model.get_base_model() if engine.adapters else engine.model)
-    decoder = engine.decoder(PrefixStore(2**24))
+    decoder = engine.decoder(PrefixStore(2**24), is_watched=True)
     decoder.add([early])
     decoder.step()
     decoder.add(long)
@@ -172,7 +171,7 @@ def test_a_prompt_that_is_dropped_while_it_is_read_is_forgotten(
     params = SamplingParams(max_tokens=4)
     long, other = (llama.lane(question(number), params) for number in (26, 0))
     twin = llama.lane(question(26), params)
-    decoder = llama.decoder()
+    decoder = llama.decoder(is_watched=True)
     decoder.add([long, twin, other])
     for _ in range(step):
         decoder.step()
