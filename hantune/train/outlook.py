@@ -25,7 +25,6 @@ from hantune.train.setup import Material
 from hantune.train.target import Target
 from hantune.train.volume import MOST_STEPS, Volume, volume_of
 
-
 HEAVY = 0.05
 """An optimiser that takes more than this share of the peak is told apart from the steps before it is there."""
 
