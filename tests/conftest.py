@@ -219,3 +219,28 @@ def tiny_bloom_folder(
     tiny_bloom(byte_tokenizer).save_pretrained(folder)
     byte_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def adapter_of() -> Callable[..., Path]:
+    """``adapter_of(folder, base, seed=..., template=...)``: an ADAPTER of a base folder, moved by noise."""
+    import torch
+
+    from hantune.config.schema import AdapterSection
+    from hantune.data.templates import get_template
+    from hantune.models.adapter import attach_lora, save_adapter
+    from hantune.models.load import load_model, load_tokenizer
+
+    def make(folder: Path, base: Path, *, seed: int, template: str) -> Path:
+        model = attach_lora(load_model(base, dtype=torch.float32), AdapterSection(), seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0.0, 0.1, generator=generator)
+        tokenizer = load_tokenizer(base)
+        save_adapter(
+            model, folder, base=str(base), tokenizer=tokenizer, template=get_template(template), info={}
+        )  # fmt: skip
+        return folder
+
+    return make

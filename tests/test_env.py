@@ -9,7 +9,7 @@ import pytest
 
 from hantune.env import environment, others_are_running, set_library_defaults
 
-NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT")
+NAMES = ("NO_COLOR", "TERM", "CI", "HANTUNE_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HANTUNE_API_KEY")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,8 @@ def test_without_any_of_them_there_are_defaults() -> None:
         ("HF_HUB_OFFLINE", "0", "offline", False),
         ("HF_ENDPOINT", "https://mirror.example/", "hf_endpoint", "https://mirror.example"),
         ("HF_ENDPOINT", "", "hf_endpoint", None),
+        ("HANTUNE_API_KEY", "sk-x", "api_key", "sk-x"),
+        ("HANTUNE_API_KEY", "", "api_key", None),
     ],
 )
 def test_each_is_read_when_it_is_asked_for(
@@ -49,7 +51,10 @@ def test_each_is_read_when_it_is_asked_for(
 def test_libraries_are_quiet_unless_the_user_wants_them_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     set_library_defaults()
+    assert (os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPACITY"]) == ("7", "64")
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "debug"
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")

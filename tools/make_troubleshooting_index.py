@@ -36,6 +36,7 @@ AREAS = {
     "vocab": "扩充词表",
     "merge": "合并",
     "infer": "聊天和批量生成",
+    "serve": "对外服务",
     "eval": "评测",
     "report": "报告",
     "publish": "发布",

@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "eval": ("hantune.cli.eval", "在留出数据上评测模型"),
     "chat": ("hantune.cli.chat", "和模型聊天"),
     "batch": ("hantune.cli.batch", "批量生成回答"),
+    "serve": ("hantune.cli.serve", "对外服务: OpenAI 的接口, 聊天网页, /stream"),
     "report": ("hantune.cli.report", "把一次运行写成一个网页文件"),
     "publish": ("hantune.cli.publish", "发布模型或适配器到 Hugging Face 或 ModelScope"),
     "finetune": ("hantune.cli.finetune", "一条命令: 整理, 训练, 评测, 合并, 报告 (run_finetune.sh 用它)"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app, write_out
+from hantune.env import type_in_utf8
 from hantune.errors import ConfigError, RunError
 from hantune.paths import latest_run
 
@@ -35,17 +36,27 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一次回答最多多少个词元")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 = 每次都选最可能的; 越大越多变")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="只从累计概率达到它的词元里选")] = 1.0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="出现过的词元变难选; 1 = 不惩罚")
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="随机种子; 不写 = 每次不同")] = None,
 ) -> Answer:
     """和模型聊天: 底座, 分词器和模板自动找到. 从管道送来一个问题时, 标准输出只有回答.
 
     例子:  hantune chat runs/demo        echo 你好 | hantune chat runs/demo
     """
-    from hantune.infer.chat import ChatSession, answer_dialogues, read_dialogues
+    from hantune.infer.chat import ChatSession
+    from hantune.infer.dialogues import answer_dialogues, read_dialogues
     from hantune.infer.engine import open_engine
     from hantune.infer.sample import SamplingParams
 
-    params = SamplingParams(max_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    params = SamplingParams(
+        max_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
     dialogues = None if prompt_file is None else read_dialogues(prompt_file)
     question = None if dialogues is not None or sys.stdin.isatty() else _piped_question()
     engine = open_engine(model or _latest(), adapter=adapter, base=base, load=load)
@@ -121,7 +132,8 @@ def _entry(messages: list[Any], done: Any) -> dict[str, Any]:
 
 
 def _read(prompt: str) -> str:
-    """A line from the terminal, with line editing where Python has it."""
+    """A line from the terminal, with line editing where Python has it; torn characters become U+FFFD."""
+    type_in_utf8()
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  # importing it is what turns editing on
-    return input(prompt)
+    return input(prompt).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -142,7 +142,10 @@ def _known(error: BaseException, words: str = "") -> HantuneError:
         problem.__cause__ = error
         return problem
     if is_out_of_memory(error):
-        return MachineError("machine.out-of-memory", "内存不够", hint="换小一点的模型, 或调小 train.batch_tokens")
+        hint = "换小一点的模型, 或调小 train.batch_tokens"
+        if words in ("batch", "chat"):
+            hint = "压成 4 比特: --load 4bit" + ("; 或调小 --batch-size, 已有的回答都留着" if words == "batch" else "")
+        return MachineError("machine.out-of-memory", "内存不够", hint=hint)
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
     wrapped = HantuneError(

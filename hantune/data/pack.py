@@ -155,20 +155,38 @@ def micro_batches(
     ``sorted`` counts padding (rows x longest row), ``packed`` counts the sum of lengths. A sample that is longer than
     the budget stands alone: it is trained, not dropped.
     """
+    order = sorted((int(s) for s in samples), key=lambda s: (-int(lengths[s]), s))
+    if layout == "packed":
+        return _even_rows(order, lengths, batch_size, batch_tokens)
     batches: list[list[int]] = []
     current: list[int] = []
-    used = 0
-    for sample in sorted((int(s) for s in samples), key=lambda s: (-int(lengths[s]), s)):
-        length = int(lengths[sample])
-        grown = used + length if layout == "packed" else int(lengths[current[0]]) * (len(current) + 1) if current else 0
+    for sample in order:
+        grown = int(lengths[current[0]]) * (len(current) + 1) if current else 0
         if current and (len(current) == batch_size or (batch_tokens is not None and grown > batch_tokens)):
             batches.append(current)
-            current, used = [], 0
+            current = []
         current.append(sample)
-        used += length
     if current:
         batches.append(current)
     return batches
+
+
+def _even_rows(order: list[int], lengths: np.ndarray, batch_size: int, batch_tokens: int | None) -> list[list[int]]:
+    """As few rows as the budgets allow, and as even as neighbours allow: a short last one would cost the peak memory
+    of a full one before it."""
+    ends = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
+    budget = int(ends[-1]) if batch_tokens is None else batch_tokens
+    rows, start = [], 0
+    while start < len(order):
+        left = int(ends[-1] - ends[start])
+        count = max(-(-left // budget), -(-(len(order) - start) // batch_size))
+        even = int(np.searchsorted(ends, ends[start] + -(-left // count)))
+        even = max(even, len(order) - (count - 1) * batch_size)
+        most = int(np.searchsorted(ends, ends[start] + budget, side="right")) - 1
+        stop = max(start + 1, min(even, most, start + batch_size))
+        rows.append(order[start:stop])
+        start = stop
+    return rows
 
 
 def largest_batch(

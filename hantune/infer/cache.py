@@ -64,9 +64,10 @@ class RowCache(Cache):  # type: ignore[misc, unused-ignore]
         """New rows for sequences of these lengths, the last column of each just before ``end``; not yet filled."""
         first = len(self.starts)
         longest = max(lengths)
-        if longest > self.end:
-            self._move(longest if not first else -(-longest // ROOM) * ROOM)
-        self._reserve(first + len(lengths), self.end)
+        end = self.end if longest <= self.end else longest if not first else -(-longest // ROOM) * ROOM
+        self._reserve(first + len(lengths), end)
+        if end > self.end:
+            self._move(end)
         self.starts += [self.end - length for length in lengths]
         return range(first, first + len(lengths))
 
@@ -132,11 +133,12 @@ class RowCache(Cache):  # type: ignore[misc, unused-ignore]
         self.end = end
 
     def _reserve(self, rows: int, columns: int) -> None:
-        """Storage for at least so many rows and columns; doubled, so that growing costs little in the long run."""
+        """Storage for at least so many rows and columns, and some to spare: growing costs little in the long run."""
         if rows <= self.num_rows and columns <= self.num_columns:
             return
         if columns > self.num_columns:
-            self.num_columns = max(-(-columns // ROOM) * ROOM, 2 * self.num_columns)
+            grown = self.num_columns + self.num_columns // 4
+            self.num_columns = -(-max(columns, grown) // ROOM) * ROOM
         if rows > self.num_rows:
             self.num_rows = rows if not self.num_rows else max(rows, 2 * self.num_rows)
         for layer in self._filled():

@@ -1,16 +1,15 @@
-"""A chat in the terminal, over any reader and writer; and the dialogues of a prompt file."""
+"""A chat in the terminal, over any reader and writer."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from hantune.data.jsonstream import BrokenValue, parse
-from hantune.data.types import Message
-from hantune.errors import DataError, HantuneError
+from hantune.data.types import Message, Rendered
+from hantune.errors import ConfigError, HantuneError
 from hantune.infer.engine import Completion, Engine
 from hantune.infer.sample import SamplingParams
 from hantune.paths import write_file
@@ -20,18 +19,44 @@ Reader = Callable[[str], str]
 Writer = Callable[[str], None]
 """Text as it comes, no newline added."""
 
-ASK, REPLY = "你> ", "答> "
+ASK, REPLY, BASE_REPLY = "你> ", "答> ", "底座> "
 COMMANDS = {
     "/help": "显示这些命令",
-    "/reset": "忘掉前面的对话, 重新开始",
+    "/clear": "忘掉前面的对话, 重新开始 (/reset 也行)",
     "/system 文字": "换系统提示并重新开始; 不写文字 = 去掉系统提示",
     "/retry": "最后一个问题重新回答一次",
     "/undo": "撤回最后一问一答",
-    "/why": "看最后一次发给模型的原文",
-    "/base": "看没有适配器的底座怎么回答最后一个问题 (不记入对话)",
+    "/base": "看没有适配器的底座怎么回答最后一个问题 (只作比较, 不记入对话)",
+    "/why": "看最后一次发给模型的原文, 停止符, 参数, 为什么停下",
+    "/params 名=值": "改采样参数, 如 /params temperature=0.8; 不写 = 显示现在的",
     "/save 文件": "把对话存成文件, 可以再用 hantune data prepare 读",
-    "/exit": "结束 (Ctrl-D 也行)",
+    "/exit": "结束 (Ctrl-D 也行). 回答时按 Ctrl-C 只停下那个回答",
 }
+OTHER_NAMES = {"/reset": "/clear", "/quit": "/exit"}
+SETTINGS = {
+    "max_new_tokens": ("max_tokens", int, "一次回答最多多少个词元"),
+    "temperature": ("temperature", float, "0 = 每次都选最可能的; 越大越多变"),
+    "top_p": ("top_p", float, "只从累计概率达到它的词元里选; 1 = 不限"),
+    "top_k": ("top_k", int, "只从最可能的这么多个词元里选; 0 = 不限"),
+    "repetition_penalty": ("repetition_penalty", float, "提示和回答里出现过的词元变难选; 1 = 不惩罚"),
+    "frequency_penalty": ("frequency_penalty", float, "回答里出现得越多越难选; 0 = 不惩罚"),
+    "presence_penalty": ("presence_penalty", float, "回答里出现过就难选; 0 = 不惩罚"),
+    "seed": ("seed", int, "随机种子; none = 每次不同"),
+}
+"""What ``/params`` shows and takes: name -> (field of SamplingParams, kind, meaning)."""
+CONTROLS = {code: "?" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+"""What a model's text may not send to a terminal: it could move the cursor, or type."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the last answer came from. ``end``: None where it was stopped by Ctrl-C."""
+
+    rendered: Rendered
+    prompt_tokens: int
+    params: SamplingParams
+    end: Completion | None
+    is_base: bool
 
 
 def banner(engine: Engine) -> str:
@@ -43,7 +68,7 @@ def banner(engine: Engine) -> str:
 
 
 class ChatSession:
-    """One chat. ``history`` is what the model is shown, an optional system message first."""
+    """One chat. ``history`` is the whole of it, an optional system message first; the model sees what fits."""
 
     def __init__(
         self, engine: Engine, params: SamplingParams, *, read: Reader, write: Writer, system: str | None = None
@@ -55,28 +80,44 @@ class ChatSession:
         self._write = write
         self._saved: set[Path] = set()
         self._tries = 0
+        self._forgotten = 0
+        self._last: _Asked | None = None
         self._commands: dict[str, Callable[[str], None]] = {
-            "/help": self._help, "/reset": self._reset, "/system": self._set_system, "/retry": self._retry,
-            "/undo": self._undo, "/why": self._why, "/base": self._base, "/save": self._save,
+            "/help": self._help, "/clear": self._clear, "/system": self._set_system, "/retry": self._retry,
+            "/undo": self._undo, "/base": self._base, "/why": self._why, "/params": self._params, "/save": self._save,
         }  # fmt: skip
         self._start_over(system)
 
     def run(self) -> None:
-        """Banner, then questions and answers until ``/exit`` or the end of input."""
+        """Banner, then questions and answers until ``/exit``, the end of input or Ctrl-C twice at the prompt."""
         self._write(banner(self.engine))
+        is_leaving = False
         while True:
             try:
                 line = self._read(ASK).strip()
-            except (EOFError, KeyboardInterrupt):
+            except EOFError:
                 self._write("\n")
                 return
-            if line == "/exit":
+            except KeyboardInterrupt:
+                self._write("\n")
+                if is_leaving:
+                    return
+                is_leaving = True
+                self._tell("再按一次 Ctrl-C 就结束")
+                continue
+            is_leaving = False
+            if OTHER_NAMES.get(line, line) == "/exit":
                 return
             if line:
-                self.obey(line)
+                try:
+                    self.obey(line)
+                except KeyboardInterrupt:
+                    self._write("\n")
 
     def obey(self, line: str) -> None:
         """One line: a command, or a question (``//`` in front asks a question that begins with ``/``)."""
+        if line.startswith("／"):  # what a Chinese keyboard types
+            line = "/" + line[1:]
         try:
             if not line.startswith("/"):
                 self._ask(line)
@@ -84,72 +125,75 @@ class ChatSession:
                 self._ask(line[1:])
             else:
                 word, _, rest = line.partition(" ")
-                self._commands.get(word, self._unknown)(rest.strip())
+                command = self._commands.get(OTHER_NAMES.get(word, word))
+                command(rest.strip()) if command else self._unknown(word)
         except HantuneError as error:
             hint = f"  {error.hint}" if error.hint else ""
             self._tell(f"{error.message}.{hint}")
 
-    def _has_answer(self) -> bool:
-        """Whether there is a last question with its answer; says so if not."""
-        is_there = bool(self.history) and self.history[-1].role == "assistant"
-        if not is_there:
-            self._tell("还没有问过问题")
-        return is_there
+    # ---- questions and answers ---------------------------------------------------------------------------------------
 
     def _ask(self, question: str) -> None:
+        """Ask; without any answer the question is taken back."""
         self.history.append(Message(role="user", text=question))
-        self._reply()
-
-    def _reply(self) -> None:
-        """Answer the last question; without any answer the question is taken back."""
+        text = ""
         try:
-            fitted = self.engine.fit(self.history, self.params)
-            if len(fitted) < len(self.history):
-                self._tell(f"对话太长, 已忘掉最前面的 {(len(self.history) - len(fitted)) // 2} 轮")
-                self.history = fitted
-            text = self._stream(self.params)
-        except HantuneError:
-            self.history.pop()
-            raise
-        if text:
-            self.history.append(Message(role="assistant", text=text))
-        else:
-            self.history.pop()
-
-    def _stream(self, params: SamplingParams) -> str:
-        """Write the answer as it comes; Ctrl-C stops it and keeps what was said."""
-        self._write(REPLY)
-        spoken: list[str] = []
-        answer = self.engine.stream(self.history, params)
-        note = ""
-        try:
-            while True:
-                spoken.append(next(answer))
-                self._write(spoken[-1])
-        except StopIteration as end:
-            note = _note(end.value)
-        except KeyboardInterrupt:
-            answer.close()
-            note = "  (已停下)"
+            text = self._answer(self.params)
         finally:
-            self._write(note + "\n")
+            if text:
+                self.history.append(Message(role="assistant", text=text))
+            else:
+                self.history.pop()
+
+    def _answer(self, params: SamplingParams, *, is_base: bool = False) -> str:
+        """The answer to the last question, written as it comes; Ctrl-C stops it and keeps what was said."""
+        messages = self._fitted(params)
+        prompt = self.engine.prompt_ids(messages)
+        if refusal := self.engine.refusal(prompt):
+            raise refusal
+        self._write(BASE_REPLY if is_base else REPLY)
+        spoken: list[str] = []
+        ends: list[Completion] = []
+        try:
+            for text in _keeping(self.engine.stream(messages, params), ends):
+                spoken.append(text)
+                self._write(text.translate(CONTROLS))
+        except KeyboardInterrupt:
+            pass
+        finally:
+            end = ends[0] if ends else None
+            self._write(_note(end) + "\n")
+        self._last = _Asked(self.engine.render(messages), len(prompt), params, end, is_base)
         return "".join(spoken).strip()
+
+    def _fitted(self, params: SamplingParams) -> list[Message]:
+        """What of the history the model can be shown; says so when more of it had to be left out."""
+        first = 1 if self._system() is not None else 0
+        shown = [*self.history[:first], *self.history[first + self._forgotten :]]
+        fitted = self.engine.fit(shown, params)
+        if len(fitted) < len(shown):
+            self._forgotten += len(shown) - len(fitted)
+            self._tell(f"对话太长, 模型已看不到最前面的 {self._forgotten // 2} 轮 (/clear 重新开始)")
+        return fitted
+
+    # ---- commands ----------------------------------------------------------------------------------------------------
 
     def _tell(self, text: str) -> None:
         self._write(f"  {text}\n")
 
-    def _unknown(self, rest: str) -> None:
-        self._tell("没有这个命令; /help 看全部命令. 问题以 / 开头时写成 //")
+    def _unknown(self, word: str) -> None:
+        near = difflib.get_close_matches(word, [*self._commands, *OTHER_NAMES, "/exit"], n=1)
+        self._tell(f"没有这个命令: {word}" + (f"  是不是 {near[0]}?" if near else ""))
+        self._tell("/help 看全部命令; 问题以 / 开头时写成 //")
 
     def _help(self, rest: str) -> None:
-        for name, meaning in COMMANDS.items():
-            wide = sum(not character.isascii() for character in name)  # a Chinese character takes two columns
-            self._write(f"  {name.ljust(15 - wide)}{meaning}\n")
+        self._write(_table(COMMANDS))
 
     def _start_over(self, system: str | None) -> None:
         self.history = [Message(role="system", text=system)] if system else []
+        self._forgotten = 0
 
-    def _reset(self, rest: str) -> None:
+    def _clear(self, rest: str) -> None:
         self._start_over(self._system())
         self._tell("前面的对话已忘掉")
 
@@ -160,49 +204,65 @@ class ChatSession:
         self._start_over(text)
         self._tell(f"系统提示: {text}" if text else "已去掉系统提示")
 
-    def _retry(self, rest: str) -> None:
-        if not self._has_answer():
-            return
-        self._tries += 1
-        seed = self.params.seed
-        params = self.params if seed is None else replace(self.params, seed=seed + self._tries)
+    def _has_answer(self) -> bool:
+        """Whether there is a last question with its answer; says so if not."""
+        is_there = bool(self.history) and self.history[-1].role == "assistant"
+        if not is_there:
+            self._tell("还没有问过问题")
+        return is_there
+
+    def _again(self, params: SamplingParams, *, is_base: bool = False) -> str:
+        """Another answer to the last question; the history stays as it is."""
         kept = self.history
         self.history = kept[:-1]
         try:
-            text = self._stream(params)
-            kept = [*kept[:-1], Message(role="assistant", text=text)] if text else kept
+            return self._answer(params, is_base=is_base)
         finally:
             self.history = kept
+
+    def _retry(self, rest: str) -> None:
+        if not self._has_answer():
+            return
+        if self.params.is_greedy:
+            self._tell("temperature 是 0, 再答也是同一句; 想要别的说法先写 /params temperature=0.8")
+        self._tries += 1
+        seed = self.params.seed
+        text = self._again(self.params if seed is None else replace(self.params, seed=seed + self._tries))
+        if text:
+            self.history[-1] = Message(role="assistant", text=text)
 
     def _undo(self, rest: str) -> None:
         if not self._has_answer():
             return
         question = self.history[-2].text
         del self.history[-2:]
+        self._forgotten = 0
         self._tell(f"已撤回: {question}")
-
-    def _why(self, rest: str) -> None:
-        if not self._has_answer():
-            return
-        asked = self.history[:-1]
-        rendered = self.engine.render(asked)
-        self._write(f"{rendered.text}\n")
-        stops = "  ".join(map(repr, rendered.stops))
-        self._tell(f"共 {len(self.engine.prompt_ids(asked))} 个词元, 模板 {self.engine.template.name}, 停止符 {stops}")
 
     def _base(self, rest: str) -> None:
         if self.engine.adapter is None:
-            self._tell("这里没有适配器, 回答的就是底座自己")
-            return
-        if not self._has_answer():
-            return
-        kept = self.history
-        self.history = kept[:-1]
-        try:
+            self._tell("这里没有适配器, 没有另一个底座可比; 想比就另开一个: hantune chat 底座文件夹")
+        elif self._has_answer():
             with self.engine.without_adapter():
-                self._stream(self.params)
-        finally:
-            self.history = kept
+                self._again(self.params, is_base=True)
+
+    def _why(self, rest: str) -> None:
+        last = self._last
+        if last is None:
+            self._tell("还没有问过问题")
+            return
+        self._write(f"{last.rendered.text.translate(CONTROLS)}\n")
+        who = "底座" if last.is_base else "模型"
+        self._tell(f"以上是发给{who}的原文: {last.prompt_tokens} 个词元, 模板 {self.engine.template.name}")
+        self._tell("停止符  " + "  ".join(map(repr, [*last.rendered.stops, *last.params.stops])))
+        self._tell("参数    " + "  ".join(_in_force(last.params)))
+        self._tell(f"停下    {_reason(last.end)}")
+
+    def _params(self, rest: str) -> None:
+        if rest:
+            self.params = changed(self.params, rest)
+        shown = {f"{name}={value}": SETTINGS[name][2] for name, value in _settings(self.params).items()}
+        self._write(_table(shown))
 
     def _save(self, name: str) -> None:
         if not name:
@@ -218,70 +278,68 @@ class ChatSession:
         self._tell(f"已存到 {path}")
 
 
-def _note(completion: Completion) -> str:
-    """What the reader must know about an answer that looks odd."""
-    if completion.finish_reason == "length":
-        return "  (到了长度上限)"
-    return "" if completion.text else "(空回答)"
+def changed(params: SamplingParams, text: str) -> SamplingParams:
+    """``params`` after ``名=值 名=值``.
 
-
-def read_dialogues(path: Path) -> list[list[Message]]:
-    """The dialogues of a prompt file: an array of arrays of ``{"role", "content"}``, each ending with a user.
-
-    Raises: DataError ``infer.prompt-file`` with the number of the dialogue.
+    Raises: ConfigError ``infer.sampling``.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _bad_file(path, "没有这个文件" if not path.exists() else f"打不开: {error}") from error
-    try:
-        value = parse(_decoded(data))
-    except BrokenValue as error:
-        raise _bad_file(path, str(error)) from error
-    if not isinstance(value, list) or not value:
-        raise _bad_file(path, "最外层要是一个数组, 里面每段对话又是一个数组")
-    return [_dialogue(path, number, item) for number, item in enumerate(value, 1)]
+    values: dict[str, int | float | None] = {}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        field, kind, meaning = SETTINGS.get(name, ("", int, ""))
+        if not field:
+            near = difflib.get_close_matches(name, SETTINGS, n=1)
+            guess = f", 是不是 {near[0]}?" if near else ""
+            raise ConfigError("infer.sampling", f"没有叫 {name!r} 的参数{guess}", hint="/params 看全部")
+        try:
+            values[field] = None if field == "seed" and value == "none" else kind(value)
+        except ValueError:
+            kinds = "整数" if kind is int else "数"
+            raise ConfigError(
+                "infer.sampling", f"{name} 要写成 {name}={kinds}, 不是 {word!r}", place=name, hint=meaning
+            ) from None
+    return replace(params, **values)  # type: ignore[arg-type]
 
 
-def _decoded(data: bytes) -> str:
-    """UTF-8, with or without a mark, else GB18030."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("gb18030", "replace")
+def _settings(params: SamplingParams) -> dict[str, str]:
+    """What ``/params`` shows, by the names that it takes."""
+    values = {name: getattr(params, field) for name, (field, _, _) in SETTINGS.items()}
+    return {name: "none" if value is None else str(value) for name, value in values.items()}
 
 
-def _dialogue(path: Path, number: int, value: Any) -> list[Message]:
-    """One dialogue, checked: optional system, then user and assistant in turn, the last a user."""
-    if not isinstance(value, list) or not value:
-        raise _bad_file(path, "一段对话要是一个非空的数组", number)
-    for position, item in enumerate(value, 1):
-        is_message = isinstance(item, dict) and {"role", "content"} <= item.keys()
-        if not is_message or not isinstance(item["content"], str):
-            raise _bad_file(path, f'第 {position} 条消息要写成 {{"role": "user", "content": "文字"}}', number)
-    roles = [item["role"] for item in value]
-    rest = roles[1:] if roles[0] == "system" else roles
-    for position, role in enumerate(rest):
-        wanted = ("user", "assistant")[position % 2]
-        if role != wanted:
-            place = position + len(roles) - len(rest) + 1
-            raise _bad_file(path, f"第 {place} 条消息的 role 是 {role!r}, 应当是 {wanted!r}", number)
-    if len(rest) % 2 == 0:
-        raise _bad_file(path, "最后一条消息要是 user 的问题", number)
-    return [Message(role=item["role"], text=item["content"]) for item in value]
+def _in_force(params: SamplingParams) -> list[str]:
+    """The settings that matter: length and temperature, and what is not at its default."""
+    usual, always = _settings(SamplingParams()), ("max_new_tokens", "temperature")
+    return [f"{name}={value}" for name, value in _settings(params).items() if name in always or value != usual[name]]
 
 
-def answer_dialogues(
-    engine: Engine, dialogues: Sequence[Sequence[Message]], params: SamplingParams
-) -> list[Completion]:
-    """One answer per dialogue, in order; the oldest turns of one that is too long are left out."""
-    return engine.answer_many([engine.fit(dialogue, params) for dialogue in dialogues], params)
+def _table(rows: Mapping[str, str]) -> str:
+    """Two columns, aligned where a Han character takes two."""
+    width = max(len(name) + sum(not character.isascii() for character in name) for name in rows) + 2
+    lines = []
+    for name, meaning in rows.items():
+        wide = sum(not character.isascii() for character in name)
+        lines.append(f"  {name.ljust(width - wide)}{meaning}\n")
+    return "".join(lines)
 
 
-def _bad_file(path: Path, what: str, number: int | None = None) -> DataError:
-    return DataError(
-        "infer.prompt-file",
-        what,
-        place=str(path) if number is None else f"{path}: 第 {number} 段对话",
-        hint='写成 [[{"role": "user", "content": "你好"}], [...]]: 可以先有一条 system, 然后 user 和 assistant 轮流',
-    )
+def _keeping(answer: Generator[str, None, Completion], ends: list[Completion]) -> Iterator[str]:
+    """The pieces of an answer; what it ended with goes to ``ends``."""
+    ends.append((yield from answer))
+
+
+def _note(end: Completion | None) -> str:
+    """What the reader must know about an answer that looks odd."""
+    if end is None:
+        return "  (已停下)"
+    if end.finish_reason == "length":
+        return "  (到了长度上限)"
+    return "" if end.text else "(空回答)"
+
+
+def _reason(end: Completion | None) -> str:
+    """Why the last answer ended, and how long it was."""
+    if end is None:
+        return "被 Ctrl-C 停下"
+    why = "模型自己说完 (stop)" if end.finish_reason == "stop" else "到了长度上限 (length)"
+    return f"{why}, 回答 {len(end.ids)} 个词元"

@@ -24,6 +24,7 @@ from hantune.infer.lane import Completion, Lane
 from hantune.infer.prefix import PrefixStore
 from hantune.infer.sample import SamplingParams
 from hantune.infer.stream import Pieces, TextStream
+from hantune.log import console
 from hantune.models.call import bare_model, evaluating
 
 if TYPE_CHECKING:
@@ -132,12 +133,11 @@ class Engine:
         decoder = self.decoder(self.prefixes, self._adapters.active)
         with evaluating(self.model):
             decoder.add([lane])
-            while True:
+            while lane.finish_reason is None:
+                decoder.step()
                 if text := lane.news():
                     yield text
-                if lane.finish_reason is not None:
-                    return lane.completion()
-                decoder.step()
+            return lane.completion()
 
     def answer(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
         """The whole answer."""
@@ -199,10 +199,9 @@ class Engine:
                 if joining:
                     running |= joining
                     decoder.add(list(joining.values()))
-                elif running:
-                    decoder.step()
-                else:
+                if not running:
                     return
+                decoder.step()
                 for number in [number for number, lane in running.items() if lane.finish_reason is not None]:
                     yield number, running.pop(number).completion()
 
@@ -291,6 +290,7 @@ def open_engine(
     """
     from hantune.data.tokens import Encoder
     from hantune.models.adapter import load_adapter
+    from hantune.models.footprint import held_bytes, size_text, weight_bytes
     from hantune.models.load import load_model, load_tokenizer
     from hantune.models.locate import locate
 
@@ -298,7 +298,11 @@ def open_engine(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     located = locate(path, adapter=adapter, base=base)
     load = load or located.load
-    model = load_model(located.base, dtype=dtype or default_dtype(device), device=device, load=load)
+    dtype = dtype or default_dtype(device)
+    model = load_model(located.base, dtype=dtype, device=device, load=load)
+    if load != "full":
+        whole = weight_bytes(Path(located.base), load="full", dtype=dtype)
+        console.say(f"底座按 {load} 装入: 权重占 {size_text(held_bytes(model))} (原样 {size_text(whole)})")
     if located.adapter is not None:
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))

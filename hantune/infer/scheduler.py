@@ -201,7 +201,7 @@ class Scheduler:
             return time.monotonic() < self._ends_at and bool(self._waiting or self._running)
 
     def _turn(self) -> None:
-        """One step: the cancelled leave, the waiting join, everybody gets a token."""
+        """One step: the cancelled leave, the waiting join, everybody whose prompt is read gets a token."""
         with self._changed:
             cancelled, self._cancelled = self._cancelled, set()
             gone = [job for job in [*self._running.values(), *self._waiting] if job.stream.id in cancelled]
@@ -227,10 +227,9 @@ class Scheduler:
             if adapter not in self._decoders:
                 self._decoders[adapter] = self.engine.decoder(self.engine.prefixes, adapter)
             decoder = self._decoders[adapter]
-            if decoder.lanes:
-                decoder.step()
             if joining:
                 decoder.add([job.lane for job in joining])
+            decoder.step()
         except Exception as cause:
             self._decoders.pop(adapter, None)
             if self.engine.prefixes is not None:
@@ -240,8 +239,9 @@ class Scheduler:
                 self._end(job, "error", error)
             return
         for job in [job for job in self._running.values() if job.adapter == adapter]:
-            self._tell(job)
-        if not decoder.lanes:
+            if job.lane.ids or job.lane.finish_reason:  # else its prompt is still being read
+                self._tell(job)
+        if decoder.is_idle:
             del self._decoders[adapter]  # with the memory that its busiest hour took
 
     def _tell(self, job: _Job) -> None:

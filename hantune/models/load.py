@@ -11,6 +11,7 @@ import torch
 
 from hantune.errors import ModelError
 from hantune.models.folder import read_config, require_model
+from hantune.models.footprint import require_memory
 from hantune.models.hub import local_folder
 from hantune.models.quantize import loading_config
 from hantune.models.shapes import require_none
@@ -28,12 +29,13 @@ def load_model(
     linear layers but the head are quantised as they are read, and ``dtype`` is that of the rest and of the arithmetic.
 
     Raises: the ModelErrors of ``require_model``; ConfigError ``model.unknown-load``; MachineError
-        ``machine.no-bitsandbytes``; ModelError ``model.not-found``, ``model.unknown-type``,
-        ``model.keys``, ``model.vocab-too-small``; NetworkError ``hub.unreachable``.
+        ``machine.no-bitsandbytes``, ``model.no-memory`` before a weight is read; ModelError ``model.not-found``,
+        ``model.unknown-type``, ``model.keys``, ``model.vocab-too-small``; NetworkError ``hub.unreachable``.
     """
     folder = local_folder(path, revision=revision)
     require_model(folder)
     quantization = loading_config(load, dtype)
+    require_memory(folder, load=load, dtype=dtype, device=device)
     place = None if device == "cpu" and quantization is None else {"": numbered(device)}
     model = load_checked(folder, dtype=dtype, device_map=place, quantization=quantization)
     if has_tokenizer(folder):

@@ -1,122 +1,134 @@
-"""How much memory a piece of torch work takes, found by doing it with tensors that have shapes and no contents.
+"""Memory of the machine: what can still be had, and what a piece of work took at its peak.
 
-``stand_in`` makes such a model of one on the meta device. What is then run with it, by the same code as with real
-weights, allocates nothing; ``Live`` sees every tensor come and go and counts. The choice of kernels is that of the
-device which the tensors are said to be on.
+A Linux host kills a process that takes more than there is, without an exception; so it is read beforehand, from
+/proc/meminfo and from the limits of the control groups (containers, Slurm) that the process is in.
 """
 
 from __future__ import annotations
 
-import weakref
+import contextlib
+import ctypes
+import gc
+import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
-from hantune.models.call import bare_model
-from hantune.models.quantize import Nf4, library
-
-NF4_BLOCK = Nf4().block
+ROOT = Path("/")
 
 
-class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors made inside that are still held: ``now``, and ``peak``, the most since it was last set."""
+class Peak:
+    """``before``: bytes held at the start; ``bytes``: the most that were held at once since then; None = unknown."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._storages: dict[int, weakref.ref[Any]] = {}
+    def __init__(self, before: int | None) -> None:
+        self.before = before
+        self.bytes: int | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in tree_iter(result):
-            if isinstance(value, Tensor):
-                self._see(value.untyped_storage())
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        place, size = storage._cdata, storage.nbytes()
-        if place in self._storages:
-            return
-
-        def forget(_: Any) -> None:
-            del self._storages[place]
-            self.now -= size
-
-        self._storages[place] = weakref.ref(storage, forget)
-        self.now += size
-        self.peak = max(self.peak, self.now)
+    @property
+    def grown(self) -> int | None:
+        """Bytes that came on top at the peak."""
+        return None if self.before is None or self.bytes is None else max(0, self.bytes - self.before)
 
 
-def stand_in(model: nn.Module, device: torch.device, *, load: str = "full") -> nn.Module:
-    """``model``, made on the meta device, with parameters and buffers that claim to be on ``device``.
+@contextlib.contextmanager
+def measured_peak(device: torch.device) -> Iterator[Peak]:
+    """The most memory held inside: tensors of the card, or all of this process on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        peak = Peak(torch.cuda.memory_allocated(device))
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device)
+        return
+    with contextlib.suppress(OSError):
+        (ROOT / "proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the mark of VmHWM back to VmRSS
+    peak = Peak(_status("VmRSS"))
+    yield peak
+    peak.bytes = _status("VmHWM")
 
-    ``load``: under ``8bit`` and ``4bit`` the frozen matrices of linear layers lie packed, as bitsandbytes packs them.
-    Raises: MachineError ``machine.no-bitsandbytes``.
+
+def process_memory() -> tuple[int | None, int | None]:
+    """Bytes of the host's memory that this process holds now, and held at its peak; None where nothing tells."""
+    status = _text(ROOT / "proc/self/status")
+    return _kibibytes(status, "VmRSS"), _kibibytes(status, "VmHWM")
+
+
+def give_back() -> None:
+    """Let the system have again what this process has freed: glibc keeps it, and it would be counted as held."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # macOS, Windows, musl have no such call
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def own_memory() -> int:
+    """Bytes that only this process holds now (without mapped files); 0 where nothing tells."""
+    return _status("RssAnon") or 0
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes this process can still take on the device; None where the system does not tell (no Linux)."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return free_host_memory()
+
+
+def free_host_memory(root: Path = ROOT) -> int | None:
+    """The least of what the machine and each control group above this process leave."""
+    left = [_kibibytes(_text(root / "proc/meminfo"), "MemAvailable"), *_left_in_groups(root)]
+    known = [number for number in left if number is not None]
+    return max(0, min(known)) if known else None
+
+
+def _left_in_groups(root: Path) -> Iterator[int | None]:
+    """Limit less use (without file pages that can be dropped) of every control group the process is in."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        is_new = controllers == ""
+        mount = root / "sys/fs/cgroup" / ("" if is_new else "memory")
+        limit_file, used_file = (
+            ("memory.max", "memory.current") if is_new else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        inside = Path(name.lstrip("/"))
+        for group in (inside, *inside.parents):
+            limit, used = _text(mount / group / limit_file), _text(mount / group / used_file)
+            if limit.isdecimal() and used.isdecimal():
+                yield int(limit) - int(used) + _droppable(_text(mount / group / "memory.stat"))
+
+
+def _droppable(stat: str) -> int:
+    """Bytes of file pages: the system takes them back before it kills anybody."""
+    kinds = dict(re.findall(r"^(?:total_)?((?:in)?active_file) (\d+)$", stat, re.MULTILINE))
+    return sum(int(size) for size in kinds.values())
+
+
+def _status(name: str) -> int | None:
+    return _kibibytes(_text(ROOT / "proc/self/status"), name)
+
+
+def _kibibytes(text: str, name: str) -> int | None:
+    """The bytes of a line ``Name:   123 kB``."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def steady_heap() -> Iterator[None]:
+    """What Python holds now is not looked at by its garbage collector inside: a full collection takes milliseconds.
+
+    With torch and transformers loaded it takes tenths of a second, in the middle of some step.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    packed = set() if load == "full" else {id(weight) for weight in _packed_weights(model)}
-    made: dict[int, tuple[Tensor, Tensor]] = {}  # the old ones are kept as long as their ids count
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for tensors, name, tensor in _slots(model):
-            if id(tensor) not in made:  # tied parameters stay one
-                new = _packed(tensor, load, device) if id(tensor) in packed else _empty(tensor, device)
-                made[id(tensor)] = new, tensor
-            tensors[name] = made[id(tensor)][0]
-    return model
-
-
-def _empty(tensor: Tensor, device: torch.device) -> Tensor:
-    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-
-
-def _packed_weights(model: nn.Module) -> Iterator[Tensor]:
-    """The matrices that loading in fewer bits packs: of all linear layers but the head and the adapters."""
-    head = bare_model(model).get_output_embeddings()
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module is not head and not module.weight.requires_grad:
-            yield module.weight
-
-
-def _packed(weight: Tensor, load: str, device: torch.device) -> nn.Parameter:
-    """A parameter with what bitsandbytes keeps for such a matrix; ``models/quantize`` reads it."""
-    if load == "8bit":
-        codes: Any = nn.Parameter(torch.empty(weight.shape, dtype=torch.int8, device=device), requires_grad=False)
-        codes.SCB = torch.empty(weight.shape[0], device=device)
-        return codes  # type: ignore[no-any-return]
-    state = library("bitsandbytes.functional").QuantState
-    count = weight.numel()
-    scales = torch.empty(-(-count // NF4_BLOCK), dtype=torch.uint8, device=device)
-    second = state(
-        absmax=torch.empty(-(-len(scales) // 256), device=device),
-        code=torch.empty(256, device=device),
-        blocksize=256,
-        dtype=torch.float32,
-    )
-    halves = torch.empty(-(-count // 2), 1, dtype=torch.uint8, device=device)
-    codes = nn.Parameter(halves, requires_grad=False)
-    codes.quant_state = state(
-        absmax=scales,
-        shape=weight.shape,
-        code=torch.empty(16, device=device),
-        blocksize=NF4_BLOCK,
-        quant_type="nf4",
-        dtype=weight.dtype,
-        offset=torch.empty((), device=device),
-        state2=second,
-    )
-    return codes  # type: ignore[no-any-return]
-
-
-def _slots(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-    """(owner, name, tensor) for every parameter and buffer."""
-    for module in model.modules():
-        for owner in (module._parameters, module._buffers):
-            for name, tensor in list(owner.items()):
-                if tensor is not None:
-                    yield owner, name, tensor
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

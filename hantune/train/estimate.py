@@ -13,8 +13,8 @@ from typing import Any
 from hantune.config.schema import RunConfig
 from hantune.data.batch import Batch
 from hantune.models.headers import ITEM_BYTES, tensor_places
+from hantune.models.memory import give_back, process_memory
 from hantune.models.shards import DTYPE_NAMES
-from hantune.train.memory import give_back, process_memory
 from hantune.train.precision import Precision
 from hantune.train.rehearsal import Footprint
 from hantune.train.target import Target

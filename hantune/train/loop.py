@@ -18,6 +18,7 @@ from hantune.config.schema import TrainSection
 from hantune.data.batch import Samples
 from hantune.errors import Interrupted
 from hantune.log import EventLog, JsonLines, Progress, console
+from hantune.models.memory import steady_heap
 from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
 from hantune.train.best import Best
@@ -127,6 +128,7 @@ class Loop:
         self.model.train()
         total = self.plan.total_steps
         with (
+            steady_heap(),
             StopRequest() as stop,
             self._saver,
             self._heartbeat,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hantune.models.memory import process_memory
 from hantune.train.floor import Floor
-from hantune.train.memory import process_memory
 from hantune.train.step import StepResult
 
 KEPT = ("tokens", "supervised", "flop", "seconds", "other")

@@ -25,7 +25,7 @@ from hantune.models import attention
 from hantune.models.call import bare_model, evaluating, takes
 from hantune.models.load import attention_of, model_class, quiet_transformers
 from hantune.models.loss import assume_head, is_head_last, supervised_nats
-from hantune.models.memory import Live, stand_in
+from hantune.models.stand_in import Live, stand_in
 from hantune.train.floor import Work
 from hantune.train.frozen import compute_densely
 from hantune.train.learn import set_up

@@ -14,9 +14,9 @@ from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
 from hantune.errors import TrainError
 from hantune.log import duration
+from hantune.models.memory import free_memory
 from hantune.train.checkpoint import restore_rng, rng_tensors
 from hantune.train.feed import Feed
-from hantune.train.memory import free_memory
 from hantune.train.step import DoesNotFit, Stepper, StepResult
 from hantune.train.trial import Cost, try_batches
 

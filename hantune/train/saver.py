@@ -12,9 +12,9 @@ from types import TracebackType
 
 from hantune.errors import HantuneError, Interrupted
 from hantune.log import console
+from hantune.models.memory import free_host_memory, process_memory
 from hantune.paths import RunFolder
 from hantune.train.checkpoint import Snapshot, save_checkpoint
-from hantune.train.memory import free_host_memory, process_memory
 
 SPARE_BYTES = 512 << 20
 """What a copy leaves free beyond what the steps are known to take."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from hantune.errors import ConfigError
-from hantune.train.memory import free_memory, own_memory
+from hantune.models.memory import free_memory, own_memory
 
 USABLE = 0.98
 """The share of a card's named memory that programs can have: an H100 of 80 GB has 79.2 GiB."""

@@ -12,8 +12,8 @@ from torch import nn
 
 from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
+from hantune.models.memory import measured_peak
 from hantune.train.checkpoint import restore_rng, rng_tensors
-from hantune.train.memory import measured_peak
 from hantune.train.step import add_gradients
 
 if TYPE_CHECKING:

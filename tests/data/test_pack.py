@@ -51,6 +51,21 @@ def test_micro_batches_keep_their_budget(lengths: np.ndarray, size: int, budget:
         assert budget is None or len(batch) == 1 or computed <= budget
 
 
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 16), st.integers(1, 400))
+def test_packed_rows_are_few_and_even(drawn: list[int], size: int, budget: int) -> None:
+    """As few as filling one after the other needs, and none is fuller than it must be."""
+    lengths = np.array(drawn)
+    rows = micro_batches(range(len(lengths)), lengths, batch_size=size, batch_tokens=budget, layout="packed")
+    filled, used, count = 1, 0, 0
+    for length in sorted(drawn, reverse=True):
+        if count and (count == size or used + length > budget):
+            filled, used, count = filled + 1, 0, 0
+        used, count = used + length, count + 1
+    assert len(rows) <= filled
+    even = -(-sum(drawn) // len(rows))
+    assert max(computed(row, lengths, "packed") for row in rows) < max(even + 2 * max(drawn), 1 + budget // 2)
+
+
 def computed(batch: list[int], lengths: np.ndarray, layout: str) -> int:
     own = lengths[batch]
     return int(own.sum() if layout == "packed" else own.max() * len(batch))

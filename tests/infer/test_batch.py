@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hantune.data.types import Conversation, Message, Reject
+from hantune.data.types import Message
 from hantune.errors import ConfigError, DataError, RunError
-from hantune.infer.batch import Question, answer_file, read_questions
+from hantune.infer.batch import PlainForm, answer_file
 from hantune.infer.engine import Engine
 from hantune.infer.sample import SamplingParams
 from hantune.log import console
@@ -38,10 +38,6 @@ def questions(tmp_path: Path) -> Path:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def texts(items: list[Question | Reject]) -> list[tuple[list[str], str | None]]:
-    return [([m.text for m in item.messages], item.reference) for item in items if isinstance(item, Question)]
 
 
 def test_answers_stand_in_order_and_are_those_of_one_by_one(llama: Engine, questions: Path, tmp_path: Path) -> None:
@@ -78,7 +74,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
         answer_file(llama, questions, output, PARAMS, batch_size=2)
     assert not output.exists()
     part = tmp_path / "out.jsonl.part"
-    part.write_bytes(part.read_bytes() + b'{"index": 4, "pro')
+    part.write_bytes(part.read_bytes() + b'4 {"index": 4, "pro')
     monkeypatch.setattr(llama, "finish", finish)
     counts = answer_file(llama, questions, output, PARAMS, batch_size=2)
     assert counts["resumed"] == 4
@@ -108,42 +104,6 @@ def test_the_batch_size_changes_nothing(bloom: Engine, questions: Path, tmp_path
     for output, size in zip(outputs, (1, 3, 8), strict=True):
         answer_file(bloom, questions, output, PARAMS, batch_size=size)
     assert len({output.read_bytes() for output in outputs}) == 1
-
-
-def test_every_kind_of_record_is_a_question(tmp_path: Path) -> None:
-    def read(name: str, text: str) -> list[tuple[list[str], str | None]]:
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
-        return texts(list(read_questions(path)))
-
-    user, said = {"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}
-    assert read("a.jsonl", '{"prompt": "问"}\n') == [(["问"], None)]
-    assert read("b.json", json.dumps([{"messages": [user]}, {"messages": [user, said]}])) == [
-        (["问"], None),
-        (["问"], "答"),
-    ]
-    assert read("c.json", json.dumps([[user, said, user]])) == [(["问", "答", "问"], None)]
-    alpaca = [{"instruction": "问", "input": "料", "output": "答"}, {"instruction": "问", "input": "", "output": ""}]
-    assert read("d.json", json.dumps(alpaca)) == [(["问\n料"], "答"), (["问"], None)]
-    assert read("e.csv", "question,answer\n问,答\n问二,\n") == [(["问"], "答"), (["问二"], None)]
-    assert read("f.csv", "question\n问\n") == [(["问"], None)]
-    assert read("h.txt", "问一\n问二\n") == [(["问一"], None), (["问二"], None)]
-    assert read("g.jsonl", '["一", "二", "三", "四"]\n') == [(["一", "二", "三"], "四")]
-
-
-def test_prepared_folders_are_asked_their_validation_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Folder:
-        def count(self, part: str) -> int:
-            return 1
-
-        def conversations(self, part: str) -> list[Conversation]:
-            messages = (Message(role="user", text="问"), Message(role="assistant", text=part))
-            return [Conversation(messages=messages, source="a:1")]
-
-    for name in ("manifest.json", "train.parquet", "val.parquet"):
-        (tmp_path / name).write_text('{"fingerprint": "x", "train": 1, "val": 1}', encoding="utf-8")
-    monkeypatch.setattr("hantune.infer.batch.open_prepared", lambda path: Folder())
-    assert texts(list(read_questions(tmp_path))) == [(["问"], "val")]
 
 
 def test_a_row_that_cannot_be_asked_keeps_its_line(llama: Engine, tmp_path: Path) -> None:
@@ -211,3 +171,40 @@ def test_two_processes_do_not_write_one_file(llama: Engine, questions: Path, tmp
     answer_file(llama, questions, output, PARAMS)
     assert len(rows(output)) == len(TEXTS)
     assert not console.warnings
+
+
+def test_a_torn_first_line_of_the_part_is_no_other_run(llama: Engine, questions: Path, tmp_path: Path) -> None:
+    console.warnings.clear()
+    (tmp_path / "out.jsonl.part").write_bytes(b'{"form": ["pl')
+    assert answer_file(llama, questions, tmp_path / "out.jsonl", PARAMS)["resumed"] == 0
+    assert not console.warnings
+
+
+@pytest.mark.parametrize(
+    ("record", "said", "target"),
+    [
+        ({"input": "Human: 你好\n\nAssistant: ", "target": "好"}, "你好", "好"),
+        ({"instruction": "写诗", "input": "春", "output": ""}, "写诗\n春", ""),
+        ({"conversations": [{"from": "human", "value": "你好"}]}, "你好", ""),
+    ],
+)
+def test_belles_dev_files_are_answered_in_its_own_words_too(
+    llama: Engine, tmp_path: Path, record: dict[str, Any], said: str, target: str
+) -> None:
+    source, output = tmp_path / "dev.json", tmp_path / "out.jsonl"
+    source.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    answer_file(llama, source, output, PARAMS)
+    row = rows(output)[0]
+    assert (row["prompt"], row["input"], row["target"]) == (said, f"[INST] {said} [/INST]", target)
+    assert row["predict"] == row["answer"]
+
+
+def test_a_system_message_goes_to_questions_without_one(llama: Engine, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    own = {"messages": [{"role": "system", "content": "自己的"}, {"role": "user", "content": "问"}]}
+    source.write_text(json.dumps(own) + '\n{"messages": [{"role": "user", "content": "问"}]}\n', encoding="utf-8")
+    outputs = [tmp_path / f"{name}.jsonl" for name in ("plain", "system")]
+    answer_file(llama, source, outputs[0], PARAMS)
+    answer_file(llama, source, outputs[1], PARAMS, form=PlainForm(system="命令的"))
+    plain, other = ([row.get("messages", [{}])[0].get("content") for row in rows(output)] for output in outputs)
+    assert (plain, other) == (["自己的", None], ["自己的", "命令的"])

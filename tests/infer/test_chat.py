@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import pytest
 
 from hantune.data.types import Message
-from hantune.errors import DataError
-from hantune.infer.chat import ASK, COMMANDS, REPLY, ChatSession, answer_dialogues, read_dialogues
+from hantune.infer.chat import ASK, BASE_REPLY, COMMANDS, REPLY, ChatSession
 from hantune.infer.engine import Engine
 from hantune.infer.sample import SamplingParams
 
 PARAMS = SamplingParams(max_tokens=6)
+INTERRUPT = "Ctrl-C"
 
 
 class Screen:
@@ -30,6 +29,8 @@ class Screen:
         line = next(self.lines, None)
         if line is None:
             raise EOFError
+        if line is INTERRUPT:
+            raise KeyboardInterrupt
         return line
 
     @property
@@ -66,14 +67,17 @@ def test_questions_see_the_whole_history(llama: Engine) -> None:
     assert f"{REPLY}{second}" in text
 
 
-def test_end_of_input_and_interrupt_end_the_chat(llama: Engine) -> None:
-    screen = Screen()
+@pytest.mark.parametrize("command", ["/exit", "/quit"])
+def test_exit_ends_the_chat(llama: Engine, command: str) -> None:
+    assert chat(llama, command, "不会问到")[0].history == []
 
-    def interrupt(prompt: str) -> str:
-        raise KeyboardInterrupt
 
-    ChatSession(llama, PARAMS, read=interrupt, write=screen.written.append).run()
-    assert screen.text.endswith("\n")
+def test_interrupt_at_the_prompt_ends_the_chat_the_second_time(llama: Engine) -> None:
+    screen = Screen(INTERRUPT, "你好", INTERRUPT, INTERRUPT, "不会问到")
+    session = ChatSession(llama, PARAMS, read=screen.read, write=screen.written.append)
+    session.run()
+    assert [message.role for message in session.history] == ["user", "assistant"]
+    assert screen.text.count("再按一次 Ctrl-C 就结束") == 2
 
 
 def test_reset_system_undo(llama: Engine) -> None:
@@ -98,18 +102,45 @@ def test_retry_answers_the_same_question_again(llama: Engine) -> None:
     assert again.history == chat(llama, "你好", "/retry", params=drawn)[0].history
 
 
-def test_why_shows_the_exact_prompt(llama: Engine) -> None:
+def test_why_shows_the_exact_prompt_and_how_it_ended(llama: Engine) -> None:
     session, text = chat(llama, "你好", "/why", system="简短回答")
     prompt = llama.render(session.history[:-1])
     assert prompt.text == "<s>[INST] <<SYS>>\n简短回答\n<</SYS>>\n\n你好 [/INST]"
     assert f"\n{prompt.text}\n" in text
-    assert f"共 {len(llama.prompt_ids(session.history[:-1]))} 个词元" in text
+    assert f"{len(llama.prompt_ids(session.history[:-1]))} 个词元" in text
+    assert "'</s>'" in text
+    assert "max_new_tokens=6  temperature=0.0" in text
+    assert "到了长度上限 (length), 回答 6 个词元" in text
+    assert "还没有问过问题" in chat(llama, "/why")[1]
+
+
+def test_why_tells_what_was_asked_then_not_what_is_set_now(lora: Engine) -> None:
+    _, text = chat(lora, "你好", "/params temperature=0.5", "/base", "/undo", "/why")
+    told = text[text.index("已撤回") :]
+    assert "发给底座的原文" in told
+    assert "temperature=0.5" in told
+    assert "你好 [/INST]" in told
+
+
+def test_parameters_are_shown_changed_and_checked(llama: Engine) -> None:
+    session, text = chat(llama, "/params temperature=0.5 seed=7 max_new_tokens=3", "/params seed=none", "/params")
+    assert session.params == SamplingParams(max_tokens=3, temperature=0.5)
+    assert "temperature=0.5" in text
+    for typed, told in {
+        "temprature=1": "是不是 temperature?",
+        "top_p=2": "top_p 不能是 2.0",
+        "top_k=x": "top_k=整数",
+        "seed": "seed=整数",
+    }.items():
+        session, text = chat(llama, f"/params {typed}")
+        assert told in text
+        assert session.params == PARAMS
 
 
 def test_base_answers_without_the_adapter_and_is_forgotten(lora: Engine, llama: Engine) -> None:
-    session, text = chat(lora, "你好", "/base", "/why")
-    assert text.count(REPLY) == 2
-    assert REPLY + llama.answer([user("你好")], PARAMS).text in text
+    session, text = chat(lora, "你好", "/base")
+    assert text.count(REPLY) == 1
+    assert BASE_REPLY + llama.answer([user("你好")], PARAMS).text in text
     assert session.history == [user("你好"), Message(role="assistant", text=lora.answer([user("你好")], PARAMS).text)]
     assert "没有适配器" in chat(llama, "你好", "/base")[1]
 
@@ -129,19 +160,23 @@ def test_save_writes_what_prepare_reads_and_spares_other_files(llama: Engine, tm
 
 
 def test_help_names_every_command_and_unknown_ones_are_said(llama: Engine) -> None:
-    _, text = chat(llama, "/help", "/nonsense", "//etc 是什么", "/retry")
+    _, text = chat(llama, "/help", "/nonsense", "/wyh", "／why")
     assert all(name in text for name in COMMANDS)
-    assert "没有这个命令" in text
+    assert "没有这个命令: /nonsense\n" in text
+    assert "没有这个命令: /wyh  是不是 /why?" in text
+    assert "还没有问过问题" in text
     session, _ = chat(llama, "//etc 是什么")
     assert session.history[0].text == "/etc 是什么"
 
 
-def test_long_chats_forget_whole_oldest_turns(llama: Engine) -> None:
+def test_of_long_chats_the_model_sees_the_last_whole_turns(llama: Engine) -> None:
     llama.limit = 120
-    session, text = chat(llama, *("今天天气很好，我们去公园散步吧。" for _ in range(6)), system="简短回答")
-    assert "已忘掉最前面的" in text
-    assert session.history[0].role == "system"
-    assert len(llama.prompt_ids(session.history[:-1])) < 120
+    session, text = chat(llama, *("今天天气很好，我们去公园散步吧。" for _ in range(6)), "/why", system="简短回答")
+    assert "模型已看不到最前面的" in text
+    assert len(session.history) == 13
+    shown = text.split("以上是发给模型的原文: ")[1]
+    assert int(shown.split()[0]) < 120
+    assert "简短回答" in text
 
 
 def test_a_question_too_long_is_taken_back(llama: Engine) -> None:
@@ -172,57 +207,15 @@ def test_an_answer_cut_off_by_the_limit_says_so(llama: Engine) -> None:
     assert "(到了长度上限)" in chat(llama, "你好")[1]
 
 
-def write(path: Path, value: Any, before: str = "", encoding: str = "utf-8") -> Path:
-    path.write_bytes((before + json.dumps(value, ensure_ascii=False)).encode(encoding))
-    return path
+def test_control_characters_of_an_answer_do_not_reach_the_terminal(
+    llama: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "stream", lambda *_: iter(["\x1b[2J好\n\x9b1m"]))
+    session, text = chat(llama, "你好", "/why")
+    assert f"{REPLY}?[2J好\n?1m" in text
+    assert session.history[-1].text == "\x1b[2J好\n\x9b1m"
 
 
-@pytest.mark.parametrize(
-    ("before", "encoding"), [("", "utf-8"), (" \n\t ", "utf-8"), ("", "utf-8-sig"), ("", "gb18030")]
-)
-def test_prompt_files_are_read(tmp_path: Path, before: str, encoding: str) -> None:
-    value = [
-        [{"role": "user", "content": "你好"}],
-        [
-            {"role": "system", "content": "简短回答"}, {"role": "user", "content": "一"},
-            {"role": "assistant", "content": "二"}, {"role": "user", "content": "三"},
-        ],
-    ]  # fmt: skip
-    dialogues = read_dialogues(write(tmp_path / "chat.json", value, before, encoding))
-    assert [[message.text for message in dialogue] for dialogue in dialogues] == [
-        ["你好"],
-        ["简短回答", "一", "二", "三"],
-    ]
-
-
-GOOD = [{"role": "user", "content": "你好"}]
-SAID = {"role": "assistant", "content": "好"}
-
-
-@pytest.mark.parametrize(
-    ("value", "place"),
-    [
-        ({"role": "user"}, None), ([], None), ([GOOD, []], 2), ([GOOD, "你好"], 2), ([[{"role": "user"}]], 1),
-        ([[{"role": "user", "content": 3}]], 1), ([[*GOOD, *GOOD]], 1), ([[SAID]], 1), ([GOOD, [*GOOD, SAID]], 2),
-        ([[*GOOD, {"role": "system", "content": "x"}]], 1), ([[{"role": "system", "content": "x"}]], 1),
-    ],
-)  # fmt: skip
-def test_bad_prompt_files_name_the_dialogue(tmp_path: Path, value: Any, place: int | None) -> None:
-    with pytest.raises(DataError) as caught:
-        read_dialogues(write(tmp_path / "chat.json", value))
-    assert caught.value.code == "infer.prompt-file"
-    assert ("第" in str(caught.value.place)) == (place is not None)
-    assert place is None or f"第 {place} 段对话" in str(caught.value.place)
-
-
-def test_prompt_files_that_are_no_json_or_not_there(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text("[[", encoding="utf-8")
-    for name in ("a.json", "b.json"):
-        with pytest.raises(DataError) as caught:
-            read_dialogues(tmp_path / name)
-        assert caught.value.code == "infer.prompt-file"
-
-
-def test_dialogues_are_answered_in_order(llama: Engine) -> None:
-    dialogues = [[user("推荐一道家常菜。今天天气很好")], [user("你好")]]
-    assert answer_dialogues(llama, dialogues, PARAMS) == [llama.answer(dialogue, PARAMS) for dialogue in dialogues]
+def test_retry_says_that_greedy_answers_do_not_change(llama: Engine) -> None:
+    assert "temperature=0.8" in chat(llama, "你好", "/retry")[1]
+    assert "temperature=0.8" not in chat(llama, "你好", "/params temperature=1", "/retry")[1]

@@ -12,6 +12,7 @@ import torch
 from hantune.data.templates import get_template
 from hantune.data.tokens import Encoder
 from hantune.data.types import Message
+from hantune.infer.decode import MOST_READ
 from hantune.infer.engine import Engine
 from hantune.infer.lane import Completion, Lane
 from hantune.infer.prefix import PrefixStore
@@ -44,28 +45,34 @@ def lane_of(engine: Engine, number: int) -> Lane:
 def alone(engine: Engine, lane: Lane) -> Completion:
     decoder = engine.decoder()
     decoder.add([lane])
-    while decoder.lanes:
+    while not decoder.is_idle:
         decoder.step()
     return lane.completion()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_who_comes_and_goes_changes_no_answer(engine: Engine, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "part"), [(0, 512), (1, 512), (2, 7)])
+def test_who_comes_and_goes_changes_no_answer(
+    engine: Engine, seed: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``part`` 7: every prompt is read in several parts, while others are answered."""
+    monkeypatch.setitem(MOST_READ, "cpu", part)
     chance, decoder = random.Random(seed), engine.decoder(PrefixStore(2**24))
     lanes: list[Lane] = []
     dropped: list[Lane] = []
-    while len(lanes) < 16 or decoder.lanes:
-        if len(lanes) < 16 and (not decoder.lanes or chance.random() < 0.4):
+    while len(lanes) < 16 or not decoder.is_idle:
+        if len(lanes) < 16 and (decoder.is_idle or chance.random() < 0.4):
             joining = [lane_of(engine, len(lanes) + n) for n in range(chance.randint(1, 3))]
             lanes += joining
             decoder.add(joining)
         elif chance.random() < 0.1:
-            dropped.append(chance.choice(decoder.lanes))
+            here = [lane for lane in lanes if lane.finish_reason is None and lane not in dropped]
+            dropped.append(chance.choice(here))
             decoder.drop(dropped[-1])
             decoder.drop(dropped[-1])
         else:
             decoder.step()
     assert dropped
+    monkeypatch.setitem(MOST_READ, "cpu", 256)
     for number, lane in enumerate(lanes):
         expected = alone(engine, lane_of(engine, number))
         if lane in dropped:
@@ -90,9 +97,10 @@ def test_equal_prompts_are_read_once(llama: Engine) -> None:
     shapes, hook = rows_read(llama.model)
     decoder = llama.decoder()
     decoder.add(lanes)
+    decoder.step()
     hook.remove()
     assert shapes == [(1, len(lanes[0].prompt))]
-    while decoder.lanes:
+    while not decoder.is_idle:
         decoder.step()
     assert len({tuple(lane.ids) for lane in lanes}) > 1
     for seed, lane in enumerate(lanes):
@@ -102,14 +110,79 @@ def test_equal_prompts_are_read_once(llama: Engine) -> None:
 def test_prompts_of_like_length_are_read_together_and_no_call_is_too_large(
     llama: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hantune.infer.decode.MOST_PREFILLED", 150)
+    monkeypatch.setitem(MOST_READ, "cpu", 150)
     lanes = [lane_of(llama, number) for number in range(10)]
     shapes, hook = rows_read(llama.model)
-    llama.decoder().add(lanes)
+    decoder = llama.decoder()
+    decoder.add(lanes)
+    while not all(lane.ids for lane in lanes):
+        decoder.step()
     hook.remove()
-    assert sum(rows for rows, _ in shapes) == 10
-    assert len(shapes) < 10
-    assert all(rows * columns <= 150 or rows == 1 for rows, columns in shapes)
+    prompts = [(rows, columns) for rows, columns in shapes if columns > 1]
+    assert sum(rows for rows, _ in prompts) == 10
+    assert len(prompts) < 10
+    assert all(rows * columns <= 150 for rows, columns in prompts)
+
+
+def test_a_long_prompt_is_read_in_parts_while_others_are_answered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log-probabilities too are those of a prompt that is read whole; short prompts need not wait for its end."""
+    params = SamplingParams(max_tokens=6, logprobs=1)
+    system = Message(role="system", text="你是一个喜欢说话的助手，每次都说很多。")
+    whole = engine.lane([system, *question(26)], params)
+    alone(engine, whole)
+    monkeypatch.setitem(MOST_READ, "cpu", 40)
+    store = PrefixStore(2**24)
+    for number in (0, 26):  # the second knows the first's beginning
+        known = engine.lane([system, *question(number)], params)
+        decoder = engine.decoder(store)
+        decoder.add([known])
+        while not decoder.is_idle:
+            decoder.step()
+    early, late = engine.lane(question(0), params), engine.lane(question(2), params)
+    long = [engine.lane([system, *question(26)], params) for _ in range(2)]
+    shapes, hook = rows_read(engine.model.get_base_model() if engine.adapters else engine.model)
+    decoder = engine.decoder(PrefixStore(2**24))
+    decoder.add([early])
+    decoder.step()
+    decoder.add(long)
+    decoder.step()
+    decoder.add([late])
+    while not long[0].ids:
+        decoder.step()
+    assert late.ids
+    assert len(early.ids) >= 3
+    while not decoder.is_idle:
+        decoder.step()
+    hook.remove()
+    assert all(rows * columns <= 40 for rows, columns in shapes)
+    for lane in (*long, known):
+        assert lane.completion() == whole.completion()
+        for score, wanted in zip(lane.scores, whole.scores, strict=True):
+            assert score.value == pytest.approx(wanted.value, abs=1e-4)
+    assert known.cached_tokens > 0
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_prompt_that_is_dropped_while_it_is_read_is_forgotten(
+    llama: Engine, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    monkeypatch.setitem(MOST_READ, "cpu", 40)
+    params = SamplingParams(max_tokens=4)
+    long, other = (llama.lane(question(number), params) for number in (26, 0))
+    twin = llama.lane(question(26), params)
+    decoder = llama.decoder()
+    decoder.add([long, twin, other])
+    for _ in range(step):
+        decoder.step()
+    decoder.drop(long)
+    decoder.drop(twin)
+    decoder.drop(twin)
+    while not decoder.is_idle:
+        decoder.step()
+    assert other.completion() == alone(llama, llama.lane(question(0), params))
+    assert len(long.ids) <= step
 
 
 def test_a_growing_history_is_read_once_and_answered_the_same(engine: Engine) -> None:
@@ -121,8 +194,9 @@ def test_a_growing_history_is_read_once_and_answered_the_same(engine: Engine) ->
         decoder = engine.decoder(store)
         shapes, hook = rows_read(engine.model.get_base_model() if engine.adapters else engine.model)
         decoder.add([reusing])
+        decoder.step()
         hook.remove()
-        while decoder.lanes:
+        while not decoder.is_idle:
             decoder.step()
         assert alone(engine, fresh) == reusing.completion()
         assert shapes[0][1] == len(reusing.prompt) - reusing.cached_tokens
@@ -136,13 +210,13 @@ def test_rows_that_know_unequal_parts_of_their_prompts_are_read_together(engine:
     first = engine.lane([system, *question(1)], SamplingParams(max_tokens=2))
     decoder = engine.decoder(store)
     decoder.add([first])
-    while decoder.lanes:
+    while not decoder.is_idle:
         decoder.step()
     asked = [[system, *question(number)] for number in (2, 3, 4, 6, 1)] + [question(1)]
     params = SamplingParams(max_tokens=8)
     lanes = [engine.lane(messages, params) for messages in asked]
     decoder.add(lanes)
-    while decoder.lanes:
+    while not decoder.is_idle:
         decoder.step()
     assert sum(lane.cached_tokens > 0 for lane in lanes) >= 3
     assert [lane.completion() for lane in lanes] == [alone(engine, engine.lane(each, params)) for each in asked]
@@ -174,7 +248,7 @@ def test_a_model_without_keys_and_values_answers_too(byte_tokenizer: Any) -> Non
     decoder.add(lanes[:2])
     decoder.step()
     decoder.add(lanes[2:])
-    while decoder.lanes:
+    while not decoder.is_idle:
         decoder.step()
     assert [lane.completion() for lane in lanes] == [alone(engine, lane_of(engine, number)) for number in range(6)]
     prompt = torch.tensor([lanes[0].prompt])

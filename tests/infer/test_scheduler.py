@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hantune.data.types import Message
 from hantune.errors import RefusedError
@@ -256,3 +259,72 @@ def test_what_cannot_be_answered_is_refused_at_once(llama: Engine, make: Callabl
     with pytest.raises(RefusedError):
         scheduler.submit_all([request(0), request(0, max_tokens=1), Request(prompt=(1,) * 600)])
     assert scheduler.stats().submitted == 0
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_cancelling_at_any_step_frees_the_place_within_one(
+    llama: Engine, make: Callable[..., Scheduler], steps: int
+) -> None:
+    """The prompt is read in the first call; the call under way when it is cancelled is its last."""
+    gate, scheduler = Gate(llama.model), make(llama, max_batch=1, max_queue=4)
+    first = scheduler.submit(request(0, max_tokens=400))
+    gate.reached()
+    for _ in range(steps):
+        gate.step()
+        gate.reached()
+    scheduler.cancel(first)
+    second = scheduler.submit(request(2, max_tokens=1))
+    gate.step()
+    gate.reached()  # the next call is already the second's prompt
+    assert scheduler.stats().running == 1
+    assert gate.calls == steps + 2
+    gate.open()
+    assert (first.result()[1].finish_reason, second.result()[1].completion_tokens) == ("cancelled", 1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_stop_string_never_shows_however_tokens_cut_it(
+    engine: Engine, make: Callable[..., Scheduler], length: int
+) -> None:
+    adapter = engine.adapters[0] if engine.adapters else None
+    scheduler = make(engine)
+    asked = replace(request(1, max_tokens=24), adapter=adapter)
+    whole = scheduler.submit(asked).result()[0]
+    middle = len(whole) // 2
+    stop = whole[middle : middle + length]
+    stream = scheduler.submit(replace(asked, params=replace(asked.params, stops=(stop,))))
+    *tokens, done = list(stream)
+    assert isinstance(done, Done)
+    assert "".join(token.text for token in tokens if isinstance(token, Token)) == whole[: whole.find(stop)].rstrip()
+    assert done.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2500, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_requests(lora: Engine, make: Callable[..., Scheduler], count: int) -> None:
+    """Tensors alive and Python's own blocks, after a warm-up and after many requests of every kind."""
+    lora.prefixes = PrefixStore(2**18)
+    scheduler = make(lora, max_batch=4, max_queue=64)
+
+    def ask(number: int) -> None:
+        asked = replace(request(number, max_tokens=1 + number % 3, logprobs=2), adapter=lora.adapters[0])
+        streams = scheduler.submit_all([asked, replace(request(number), adapter=None)])
+        if number % 5 == 0:
+            scheduler.cancel(streams[1])
+        for stream in streams:
+            stream.result()
+
+    def held() -> tuple[int, int, int]:
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+        return len(tensors), sum(tensor.nbytes for tensor in tensors), sys.getallocatedblocks()
+
+    for number in range(40):
+        ask(number)
+    before = held()
+    for number in range(count):
+        ask(number)
+    after = held()
+    assert scheduler.stats().finished.get("error", 0) == 0
+    assert after[0] <= before[0] + 8
+    assert after[1] <= 1.03 * before[1]
+    assert after[2] <= 1.01 * before[2]

@@ -1,73 +1,85 @@
-"""Tensors without contents are counted as those with contents are."""
+"""What memory there is, read from a system made of files; what was held at the peak."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import weakref
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from hantune.models.load import load_model
-from hantune.models.memory import Live, stand_in
+from hantune.models.memory import free_host_memory, free_memory, measured_peak, steady_heap
 
+GIB = 1 << 30
 CPU = torch.device("cpu")
-KIB = 1024
 
 
-def test_what_lives_and_what_lived_at_once() -> None:
-    with Live() as live:
-        kept = torch.zeros(KIB, dtype=torch.uint8)
-        passing = torch.zeros(3 * KIB, dtype=torch.uint8)
-        view = passing[:10]
-        del passing
-        assert live.now == 4 * KIB, "a view holds all of what it looks at"
-        del view
-        assert (live.now, live.peak) == (KIB, 4 * KIB)
-        kept.add_(1)
-    assert live.peak == 4 * KIB
+def system(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {"proc/meminfo": "MemTotal: 16777216 kB\nMemAvailable:    8388608 kB\n", **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    return root
 
 
-def test_the_graph_is_counted_until_the_backward_pass() -> None:
-    weight = nn.Parameter(torch.zeros(KIB))
-    with Live() as live:
-        loss = (weight.exp() * 2).sum()
-        assert live.now >= 4 * KIB
-        loss.backward()  # type: ignore[no-untyped-call]
-        del loss
-        assert live.now == 4 * KIB, "the gradient"
+def test_without_control_groups_the_machine_says_it(tmp_path: Path) -> None:
+    assert free_host_memory(system(tmp_path, {})) == 8 * GIB
 
 
-@pytest.mark.parametrize("load", ["full", "8bit", "4bit"])
-def test_a_stand_in_takes_what_the_loaded_model_takes(load: str, tiny_llama_folder: Path) -> None:
-    def held(model: Any) -> int:
-        tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        total = sum(t.numel() * t.element_size() for t in tensors.values())
-        for tensor in tensors.values():
-            if (state := getattr(tensor, "quant_state", None)) is not None:
-                parts = (state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset)
-                total += sum(part.numel() * part.element_size() for part in parts)
-            elif (scales := getattr(tensor, "SCB", None)) is not None:
-                total += scales.numel() * scales.element_size()
-        return total
-
-    real = load_model(tiny_llama_folder, dtype=torch.bfloat16, load=load)
-    for parameter in real.parameters():
-        parameter.requires_grad_(False)
-    with torch.device("meta"):
-        model = type(real)._from_config(real.config, dtype=torch.bfloat16)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    with Live() as live:
-        stand_in(model, CPU, load=load)
-    assert live.now == pytest.approx(held(real), rel=0.01)
+def test_the_tightest_group_on_the_way_up_counts_and_file_pages_are_free(tmp_path: Path) -> None:
+    root = system(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/jobs/mine",
+            "sys/fs/cgroup/jobs/mine/memory.max": "max",
+            "sys/fs/cgroup/jobs/mine/memory.current": str(GIB),
+            "sys/fs/cgroup/jobs/memory.max": str(4 * GIB),
+            "sys/fs/cgroup/jobs/memory.current": str(3 * GIB),
+            "sys/fs/cgroup/jobs/memory.stat": f"anon 5\ninactive_file {GIB - 7}\nactive_file 7",
+        },
+    )
+    assert free_host_memory(root) == 2 * GIB
 
 
-def test_tied_weights_stay_one(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> None:
-    model = tiny_llama(sp_tokenizer, tie_word_embeddings=True).to("meta")
-    model.tie_weights()
-    stand_in(model, CPU)
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    assert model.get_input_embeddings().weight.device == CPU
+@pytest.mark.parametrize(("limit", "left"), [(3 * GIB, 2 * GIB), (9223372036854771712, 8 * GIB)])
+def test_the_old_kind_of_group_is_read_too(tmp_path: Path, limit: int, left: int) -> None:
+    root = system(
+        tmp_path,
+        {
+            "proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/box",
+            "sys/fs/cgroup/memory/box/memory.limit_in_bytes": str(limit),
+            "sys/fs/cgroup/memory/box/memory.usage_in_bytes": str(GIB),
+        },
+    )
+    assert free_host_memory(root) == left
+
+
+def test_a_system_that_does_not_tell_is_unknown(tmp_path: Path) -> None:
+    assert free_host_memory(tmp_path) is None
+
+
+def test_the_peak_is_seen_though_it_is_gone_at_the_end() -> None:
+    if free_memory(CPU) is None:
+        pytest.skip("only Linux tells")
+    with measured_peak(CPU) as peak:
+        torch.ones(64 << 20, dtype=torch.uint8)
+    assert peak.grown is not None
+    assert 60 << 20 < peak.grown < 80 << 20
+
+
+class Ring:
+    """What only the garbage collector can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_the_garbage_collector_looks_only_at_what_is_new() -> None:
+    old = weakref.ref(Ring())
+    with steady_heap():
+        new = weakref.ref(Ring())
+        gc.collect()
+        assert (old() is None, new() is None) == (False, True)
+    gc.collect()
+    assert old() is None

@@ -27,8 +27,6 @@ from hantune.log import read_events
 from hantune.paths import RunFolder, sha256_file
 from hantune.train import checkpoint as checkpoints
 
-NUM_KILLS = 20
-NUM_TERMS = NUM_FULL = 6
 NUM_DIALOGUES = 300
 
 
@@ -135,16 +133,17 @@ def reference(tiny_llama_folder: Path, dialogues: Path, tmp_path_factory: pytest
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_twenty_kills_leave_no_trace(
-    tiny_llama_folder: Path, dialogues: Path, tmp_path: Path, reference: tuple[Any, float]
+@pytest.mark.parametrize("most", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_leave_no_trace(
+    tiny_llama_folder: Path, dialogues: Path, tmp_path: Path, reference: tuple[Any, float], most: int
 ) -> None:
     expected, seconds = reference
-    draw = random.Random(7)
+    draw = random.Random(most)
     kills = runs = 0
-    while kills < NUM_KILLS:
+    while kills < most:
         out = tmp_path / f"run-{runs}"
         config = make_config(tiny_llama_folder, dialogues, out)
-        while not attempt(config, draw.uniform(0.05, 1.0) * seconds if kills < NUM_KILLS else None):
+        while not attempt(config, draw.uniform(0.05, 1.0) * seconds if kills < most else None):
             kills += 1
         assert outcome(RunFolder(out)) == expected
         assert not list((out / "checkpoints").glob(".tmp-*"))
@@ -152,14 +151,15 @@ def test_twenty_kills_leave_no_trace(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("each", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_signals_and_full_disks_leave_no_trace(
-    tiny_llama_folder: Path, dialogues: Path, tmp_path: Path, reference: tuple[Any, float]
+    tiny_llama_folder: Path, dialogues: Path, tmp_path: Path, reference: tuple[Any, float], each: int
 ) -> None:
     expected, seconds = reference
     draw = random.Random(3)
     stops = [
-        *({"kill_after": draw.uniform(0.05, 1.0) * seconds, "by": signal.SIGTERM} for _ in range(NUM_TERMS)),
-        *({"kill_after": None, "full_from": draw.randrange(12, 90)} for _ in range(NUM_FULL)),
+        *({"kill_after": draw.uniform(0.05, 1.0) * seconds, "by": signal.SIGTERM} for _ in range(each)),
+        *({"kill_after": None, "full_from": draw.randrange(12, 90)} for _ in range(each)),
     ]
     draw.shuffle(stops)
     runs = 0

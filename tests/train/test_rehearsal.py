@@ -11,7 +11,7 @@ import torch
 
 from hantune.config.schema import RunConfig
 from hantune.models.loss import supervised_nats
-from hantune.models.memory import Live
+from hantune.models.stand_in import Live
 from hantune.paths import RunFolder
 from hantune.train import rehearsal
 from hantune.train.feed import Feed

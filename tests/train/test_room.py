@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hantune.errors import Interrupted, TrainError, is_out_of_memory
 from hantune.log import read_events
+from hantune.models.memory import steady_heap
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train import room as room_module
@@ -48,6 +49,12 @@ class Memory:
 
     def remove(self) -> None:
         self._hook.remove()
+
+
+@pytest.fixture(autouse=True)
+def _inside_a_run() -> Iterator[None]:
+    with steady_heap():
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Models over HTTP: OpenAI's API, the polling protocol ``/stream``, a chat page."""
