@@ -21,11 +21,12 @@ SMALL: dict[str, Any] = {
     "train.precision": "float32",
     "train.device": "cpu",
     "train.threads": 1,
+    "train.memory_check": False,
     "eval.max_samples": 4,
     "eval.probes": ["你好"],
     "eval.probe_max_tokens": 3,
 }
-"""Two steps on a CPU, in the order of a tenth of a second."""
+"""Two steps on a CPU, in the order of a tenth of a second; not foretold, which would take longer."""
 
 
 def write_chats(path: Path, count: int, first: int = 0) -> Path:

@@ -64,6 +64,8 @@ TESTED_BY: dict[str, str] = {
     "hantune/data/templates/jinja.py": "tests/data/test_jinja.py",
     "hantune/data/templates/sandbox.py": "tests/data/test_jinja.py",
     "hantune/data/templates/": "tests/data/test_templates.py",
+    "hantune/train/estimate.py": "tests/train/test_outlook.py",
+    "hantune/train/forecast.py": "tests/cli/test_plan.py",
     "hantune/train/ready.py": "tests/train/test_run.py",
     "hantune/train/outcome.py": "tests/train/test_run.py",
     "hantune/train/step.py": "tests/train/test_loop.py",

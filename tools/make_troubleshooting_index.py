@@ -28,6 +28,7 @@ AREAS = {
     "tokenizer": "分词器",
     "model": "模型文件夹",
     "hub": "下载",
+    "plan": "训练之前的估计",
     "train": "训练",
     "run": "运行文件夹",
     "adapter": "适配器",

@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "config": ("hantune.cli.config", "查看或检查运行配置 (show, check)"),
     "data": ("hantune.cli.data", "整理, 查看, 统计, 检查, 导出对话数据 (prepare, look, stats, check, export)"),
     "model": ("hantune.cli.model", "下载, 检查, 转换, 扩词表, 合并, 导出模型 (get, check, convert ...)"),
+    "plan": ("hantune.cli.plan", "训练之前先算: 内存, 时间, 磁盘够不够; 不够怎样改"),
     "train": ("hantune.cli.train", "按配置训练"),
     "resume": ("hantune.cli.resume", "从最近的好检查点接着练"),
     "eval": ("hantune.cli.eval", "在留出数据上评测模型"),

@@ -98,24 +98,20 @@ def _cost(result: Any) -> list[str]:
         for word, name in (("内存", "memory_peak"), ("显存", "cuda_memory_peak"))
         if name in figures
     ]
+    if held and "memory_expected" in figures:
+        held.append(f"开始前预计 {figures['memory_expected'] / 2**30:.1f} GB")
     return [speed, f"用时      {', '.join(spent)}", *([f"最多占用  {', '.join(held)}"] if held else [])]
 
 
 def _plan(config: Any) -> Answer:
     import tempfile
 
-    from hantune.train.run import dry_run
+    from hantune.cli.plan import table
+    from hantune.train.forecast import forecast
 
     with tempfile.TemporaryDirectory() as scratch:
-        plan = dry_run(config, Path(scratch))
-    text = "\n".join(
-        [
-            f"样本  训练 {plan['num_samples']} 条, 验证 {plan['num_val']} 条, 共 {plan['tokens']} 个词元",
-            f"步数  {plan['total_steps']} (每步 {plan['samples_per_step']} 条)",
-            f"参数  {plan['parameters']['total'] / 1e6:.1f} 百万, 学习 {plan['parameters']['learned'] / 1e6:.2f} 百万",
-            f"精度  {plan['precision']['name']}: {plan['precision']['reason']}",
-            f"分批  {plan['layout']}: {plan['layout_reason']}",
-            f"模板  {plan['template']}",
-        ]
+        found = forecast(config, Path(scratch))
+    refusal = found.refusal if config.train.memory_check else None
+    return Answer(
+        result=found.as_dict(), text=table(found), error=refusal, exit_code=refusal.exit_code if refusal else 0
     )
-    return Answer(result=plan, text=text)

@@ -126,6 +126,9 @@ class TrainSection(Section):
     activation_checkpointing: Literal["auto"] | bool = _setting(
         "auto", "用时间换内存: 反向时重算中间结果; auto = 预计放不下才用, 并说明理由"
     )
+    memory_check: bool = _setting(
+        True, "开始前先算要多少内存和磁盘, 放不下就不开始 (hantune plan); false = 不看, 直接开始"
+    )
     guards: Literal["stop", "warn"] = _setting(
         "stop", "训练发散或学不动时: stop = 停在上一个好检查点; warn = 只提醒, 接着练"
     )

@@ -133,8 +133,13 @@ def evaluation_batches(
     batch_tokens: int | None = 4096,
 ) -> Iterator[Batch]:
     """Every sample once, longest first: what the held-out loss is taken over."""
-    everything = range(len(samples))
-    for indices in micro_batches(
-        everything, samples.lengths, batch_size=batch_size, batch_tokens=batch_tokens, layout=layout
-    ):
+    for indices in evaluation_cuts(samples.lengths, layout=layout, batch_size=batch_size, batch_tokens=batch_tokens):
         yield collate_samples(samples, indices, layout=layout, pad_id=pad_id)
+
+
+def evaluation_cuts(
+    lengths: np.ndarray, *, layout: Layout = "sorted", batch_size: int = 16, batch_tokens: int | None = 4096
+) -> list[list[int]]:
+    """The numbers of the samples in each of ``evaluation_batches``."""
+    everything = range(len(lengths))
+    return micro_batches(everything, lengths, batch_size=batch_size, batch_tokens=batch_tokens, layout=layout)

@@ -67,6 +67,11 @@ def is_head_last(bare: Any) -> bool:
     return _head_is_last[bare]
 
 
+def assume_head(bare: Any, is_last: bool) -> None:
+    """Take ``is_head_last`` as known, for a model that has no weights to find it out with."""
+    _head_is_last[bare] = is_last
+
+
 def _probe(bare: Any) -> bool:
     decoder, head = _decoder(bare), bare.get_output_embeddings()
     if decoder is None or decoder is bare or head is None:

@@ -7,6 +7,7 @@ A Linux host kills a process that takes more than there is, without an exception
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import re
 from collections.abc import Iterator
@@ -50,6 +51,18 @@ def process_memory() -> tuple[int | None, int | None]:
     """Bytes of the host's memory that this process holds now, and held at its peak; None where nothing tells."""
     status = _text(ROOT / "proc/self/status")
     return _kibibytes(status, "VmRSS"), _kibibytes(status, "VmHWM")
+
+
+def give_back() -> None:
+    """Let the system have again what this process has freed: glibc keeps it, and it would be counted as held."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # macOS, Windows, musl have no such call
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def own_memory() -> int:
+    """Bytes that only this process holds now (without mapped files); 0 where nothing tells."""
+    return _status("RssAnon") or 0
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -42,14 +42,17 @@ class Feed:
 
     def micro_batches(self, step: int, most: int | None = None) -> list[Batch]:
         """The step's samples, cut and collated; what computes more than ``most`` positions is halved by samples."""
-        cuts = micro_batches(
+        return [part for cut in self.cuts(step) for part in self._halved(cut, most)]
+
+    def cuts(self, step: int) -> list[list[int]]:
+        """The numbers of the samples in each micro-batch of the step."""
+        return micro_batches(
             self.samples_of_step(step),
             self._lengths,
             batch_size=self._section.batch_size,
             batch_tokens=self._section.batch_tokens,
             layout=self._plan.layout,
         )
-        return [part for cut in cuts for part in self._halved(cut, most)]
 
     def largest(self, most: int | None = None) -> Batch:
         """The fullest micro-batch that the run can come to, made of its longest samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,5 +86,13 @@ def result_of(run: RunFolder, config: RunConfig, seconds: float) -> TrainResult:
         best_step=None if best is None else best.step,
         tokens_per_second=end["tokens_per_second"],
         seconds=seconds,
-        figures={"step_seconds": end["seconds"], **{name: end[name] for name in FIGURES if name in end}},
+        figures={"step_seconds": end["seconds"], **{n: end[n] for n in FIGURES if n in end}, **_expected(run)},
     )
+
+
+def _expected(run: RunFolder) -> dict[str, float]:
+    """What was expected of memory and time before the run began."""
+    forecast = json.loads(run.plan.read_bytes()).get("forecast")
+    found = {} if forecast is None else {"memory_expected": forecast["memory"]["peak"]}
+    start = next(iter(read_events(run.events, "start")), {})
+    return {**found, **({"seconds_expected": start["expected"]["total"]} if start.get("expected") else {})}

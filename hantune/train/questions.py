@@ -51,22 +51,25 @@ def plan_questions(
     model: nn.Module,
     plan: Plan,
     recorded: Mapping[str, Any] | None,
+    device: torch.device,
 ) -> ProbePlan:
-    """When they are asked; ``recorded``: the ``plan.json`` of a run that goes on, which is kept to."""
+    """When they are asked, of a model that need not have weights.
+
+    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to.
+    """
     if recorded and recorded["total_steps"] == plan.total_steps:
         return ProbePlan.from_dict(recorded["probes"])
     engine = Engine(model, material.encoder, material.template)
     bare = bare_model(model)
-    parameter = next(model.parameters())
     work = Workload(
         total_steps=plan.total_steps,
         trained_tokens=int(material.train.lengths.mean() * plan.samples_per_step * plan.total_steps),
         prompt_lengths=tuple(len(engine.prompt_ids(probe.messages)) for probe in probes),
-        device=parameter.device.type,
+        device=device.type,
         threads=torch.get_num_threads(),
         layers=bare.config.num_hidden_layers,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        card_flops=card_flops(parameter.device),
+        card_flops=card_flops(device),
         rereads=not is_keys_and_values(bare.config),
     )
     style = learned_style(material.train, material.encoder)

@@ -17,13 +17,17 @@ from hantune.log import console
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
+from hantune.train.gate import require_fit, size
+from hantune.train.learn import set_up
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
+from hantune.train.outlook import Outlook, look_ahead
 from hantune.train.plan import Plan, continued, make_plan
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
+from hantune.train.target import here
 
 SLOWER_THAN_FLOOR = 2
 """A step takes about so many times what its matrix products alone would."""
@@ -56,6 +60,7 @@ class Ready:
     formulas: Choice
     floor: Floor | None = None
     patience: int | None = None
+    outlook: Outlook | None = None
 
     def count(self, *, learned: bool = False) -> int:
         """Numbers in the model, or in what is learned of it."""
@@ -77,6 +82,7 @@ class Ready:
             "tokens": int(material.train.lengths.sum()),
             "dropped": material.train.dropped,
             "template": material.template.name,
+            "forecast": None if self.outlook is None else self.outlook.as_dict(),
         }
 
     def say(self) -> None:
@@ -95,6 +101,10 @@ class Ready:
             console.say(f"编译  {self.formulas.reason}")
         if self.recompute.is_on:
             console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
+        if self.outlook is not None:
+            memory, room = self.outlook.memory, self.outlook.target.room
+            free = "" if room is None else f", 能用 {size(room)}"
+            console.say(f"内存  预计最多 {size(memory.peak)}{free}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
         if self.patience is not None:
             console.say(f"提前停止  验证损失连续 {self.patience} 次评测都没有降")
@@ -126,9 +136,9 @@ def get_ready(
     ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint.
 
     Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
-        ``train.nothing-held-out``.
+        ``train.nothing-held-out``; RefusedError ``plan.no-fit``, ``plan.no-disk``.
     """
-    _require_held_out(config, len(material.val))
+    require_held_out(config, len(material.val))
     device = choose_device(config.train.device)
     torch.set_num_threads(recorded["threads"] if recorded else config.train.threads or DEFAULT_THREADS)
     precision = choose_precision(
@@ -141,15 +151,19 @@ def get_ready(
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
         recompute = Recompute(**recorded.get("recompute", recompute.as_dict()))
+    outlook = _looked_at(config, material, device, precision, recompute if recorded else None)
+    recompute = outlook.recompute if outlook else recompute
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded
     if is_free and precision.name == "fp16" and not bears_fp16(model, _longest(material, device)):
         del model  # before the other one is loaded
         precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
+        outlook = _looked_at(config, material, device, precision, None)
+        recompute = outlook.recompute if outlook else recompute
         model, kernels = _make_model(config, material, device, precision, recompute)
     plan = continued(_plan(config, material, model), config, material.train.lengths, state)
     probes = questions_of(config, material, model)
-    asked = plan_questions(probes, config, material, model, plan, recorded)
+    asked = plan_questions(probes, config, material, model, plan, recorded, device)
     floor = _floor(config, material, model, device, precision)
     return Ready(
         device=device,
@@ -164,7 +178,22 @@ def get_ready(
         formulas=_choose_formulas(config, material, device, precision, floor, recorded),
         floor=floor,
         patience=config.train.early_stop_patience,
+        outlook=outlook,
     )
+
+
+def _looked_at(
+    config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute | None
+) -> Outlook | None:
+    """What the run will take, if it is to be looked at before its weights are loaded.
+
+    Raises: RefusedError ``plan.no-fit``, ``plan.no-disk``.
+    """
+    if not config.train.memory_check:
+        return None
+    outlook = look_ahead(config, material, here(device), precision, recompute)
+    require_fit(config, material, outlook)
+    return outlook
 
 
 def _floor(
@@ -203,7 +232,7 @@ def _choose_formulas(
     )
 
 
-def _require_held_out(config: RunConfig, num_val: int) -> None:
+def require_held_out(config: RunConfig, num_val: int) -> None:
     """Nothing, if there is what the configuration wants to look at.
 
     Raises: ConfigError ``train.nothing-held-out``.
@@ -232,11 +261,8 @@ def _make_model(
     config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute
 ) -> tuple[nn.Module, Kernels]:
     from hantune.models import attention
-    from hantune.models.adapter import attach_lora
-    from hantune.models.call import bare_model, checkpoint_activations
     from hantune.models.load import load_model, require_rows
     from hantune.train.frozen import compute_densely
-    from hantune.train.lora_kernels import fuse_lora
     from hantune.train.pointwise import fuse_attention, fuse_pointwise
 
     model: nn.Module = load_model(
@@ -250,16 +276,11 @@ def _make_model(
     if config.train.batching != "sorted":
         attention.use(model, longest=config.data.max_tokens)
     require_rows(model, material.tokenizer, place=config.model.tokenizer or config.model.path)
-    if config.adapter.kind == "lora":
-        model = attach_lora(model, config.adapter, seed=config.train.seed)
-        fuse_lora(model)
+    model = set_up(model, config, recompute)
     if device.type == "cpu":
         fuse_pointwise(model)
         fuse_attention(model)
-    kernels = use_liger(model, device)
-    if recompute.is_on:
-        checkpoint_activations(bare_model(model))
-    return model, kernels
+    return model, use_liger(model, device)
 
 
 def _num_parameters(config: RunConfig) -> int:

@@ -32,7 +32,7 @@ def choose_recompute(asked: Asked, *, predicted: int | None = None, available: i
         return Recompute(is_on=asked, reason="配置里指定的")
     if predicted is None or available is None:
         return Recompute(is_on=False, reason="没有预计内存; 不重算更快")
-    figures = f"预计峰值 {predicted / 1e9:.1f} GB, 能用的有 {available / 1e9:.1f} GB"
+    figures = f"预计峰值 {predicted / 2**30:.1f} GB, 能用的有 {available / 2**30:.1f} GB"
     if predicted <= MARGIN * available:
         return Recompute(is_on=False, reason=f"{figures}: 放得下, 不重算更快")
     return Recompute(is_on=True, reason=f"{figures}: 放不下, 用大约三成的时间换内存")

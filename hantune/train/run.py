@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from torch import nn
 from hantune import __version__
 from hantune.config.schema import RunConfig
 from hantune.errors import RunError, TrainError
-from hantune.log import EventLog, JsonLines, console
+from hantune.log import EventLog, JsonLines, console, duration
 from hantune.paths import RunFolder, free_run_folder, quoted, write_file, write_json
 from hantune.train import checkpoint as checkpoints
 from hantune.train.loop import Loop
@@ -43,10 +43,14 @@ from hantune.train.setup import (
     told,
     write_mask_sample,
 )
+from hantune.train.timing import MOST_SHARE, Duration, calibrate, expected_duration
 from hantune.train.trackers import Trackers
 from hantune.train.trainer_log import FILE as TRAINER_LOG
 from hantune.train.trainer_log import TrainerLog
 from hantune.train.watch import Watch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def train(config: RunConfig) -> TrainResult:
@@ -104,17 +108,6 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
             write_json(run.plan, _plan(material, ready, config))
             write_file(run.config, dump_config(config, comments=True))
             return _perform(config, run, material, ready, checkpoint)
-
-
-def dry_run(config: RunConfig, scratch: Path) -> dict[str, Any]:
-    """The plan of a run that is not started: data checked, steps counted, precision chosen. Writes to ``scratch``."""
-    from hantune.config.io import require_complete
-
-    require_complete(config)
-    require_libraries(config)
-    run = RunFolder(scratch)
-    material = open_material(config, run)
-    return {**get_ready(config, material).as_dict(material), "check": material.check.as_dict()}
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -194,6 +187,7 @@ def _perform(
     accelerator = make_accelerator(ready.device, ready.precision)
     model = accelerator.prepare_model(ready.model) if ready.device.type != "cpu" else ready.model
     checkpoints.sweep_unfinished(run)
+    expected = None if checkpoint else _expect(config, material, ready, model, accelerator)
     with (
         closing(EventLog(run.events)) as events,
         closing(EventLog(run.samples)) as answers,
@@ -218,7 +212,7 @@ def _perform(
             report=trackers.log,
             log_every=config.log.every_steps,
         )
-        _restore(loop, run, events, (answers, trainer_log), checkpoint)
+        _restore(loop, run, events, (answers, trainer_log), checkpoint, expected)
         try:
             loop.train()
         except TrainError as error:
@@ -240,14 +234,33 @@ def _perform(
     return result
 
 
+def _expect(
+    config: RunConfig, material: Material, ready: Ready, model: nn.Module, accelerator: Accelerator
+) -> Duration | None:
+    """How long the run will take, and told: by trials where they are worth their time, else by an estimate."""
+    found = None
+    if ready.outlook is not None:
+        trials = calibrate(config, material, ready.plan, model, accelerator, most_share=MOST_SHARE)
+        found = trials or expected_duration(ready.outlook)
+    if found is not None:
+        how = "按试跑的几个小批" if found.is_measured else "只按矩阵乘法的速度, 可能差一倍"
+        console.say(f"用时  约 {duration(found.total)} ({how})")
+    return found
+
+
 def _restore(
-    loop: Loop, run: RunFolder, events: EventLog, logs: Sequence[JsonLines], checkpoint: checkpoints.Checkpoint | None
+    loop: Loop,
+    run: RunFolder,
+    events: EventLog,
+    logs: Sequence[JsonLines],
+    checkpoint: checkpoints.Checkpoint | None,
+    expected: Duration | None,
 ) -> None:
     """Put the loop where a checkpoint stands, or at a clean step 0."""
     if checkpoint is None:
         for log in (events, *logs):
             log.truncate(0)
-        events.write("start", version=__version__)
+        events.write("start", version=__version__, expected=None if expected is None else expected.as_dict())
         return
     loop.restore(checkpoint)
     events.write("resume", step=checkpoint.step, version=__version__, samples_per_step=loop.plan.samples_per_step)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MATERIAL_WORDS = {"model": "底座模型", "data": "数据", "tokenizer": "分词器", "template": "提示模板"}
 MAY_CHANGE = (
     "train.batch_size", "train.accumulation_steps", "train.batch_tokens", "train.threads", "train.device",
-    "train.activation_checkpointing", "train.save_every_steps", "train.keep_checkpoints", "eval.every_steps",
-    "log.every_steps", "log.trackers",
+    "train.activation_checkpointing", "train.memory_check", "train.save_every_steps", "train.keep_checkpoints",
+    "eval.every_steps", "log.every_steps", "log.trackers",
 )  # fmt: skip
 """Settings that may differ when a run goes on: it learns from the same samples, each once an epoch, all the same."""
 PLACES = ("model.path", "model.tokenizer", "data.path")

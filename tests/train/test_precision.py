@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from hantune.errors import ConfigError, MachineError
+from hantune.paths import RunFolder
 from hantune.train import precision
 from hantune.train import ready as ready_module
 from hantune.train.precision import Units, automatic, bears_fp16, choose_device, choose_precision, precision_of
-from hantune.train.run import dry_run
+from hantune.train.ready import get_ready
+from hantune.train.setup import open_material
 from tests.runs import small_config
 
 CPU = torch.device("cpu")
@@ -75,7 +77,8 @@ def test_a_run_falls_back_to_float32_and_says_why(
         change(tiny_llama(sp_tokenizer)).save_pretrained(tmp_path / name)
         sp_tokenizer.save_pretrained(tmp_path / name)
         config = small_config(tmp_path / name, prepared, tmp_path / "no", train__precision="auto")
-        found[name] = dry_run(config, tmp_path / f"scratch-{name}")["precision"]
+        material = open_material(config, RunFolder(tmp_path / f"scratch-{name}"))
+        found[name] = get_ready(config, material).as_dict(material)["precision"]
     assert found["well"] == {"name": "fp16", "weights": "float16", "reason": "试验"}
     assert (found["ill"]["name"], found["ill"]["weights"]) == ("float32", "float32")
     assert found["ill"]["reason"] == ready_module.OVERFLOWS

@@ -1,0 +1,159 @@
+"""What a run will take of memory and disk, from a rehearsal of its largest step.
+
+On a CPU it is the memory of the process that counts: what Python and its libraries hold, the tensors, and the holes
+that glibc keeps between them. On a card it is the tensors and what CUDA needs for itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hantune.config.schema import RunConfig
+from hantune.data.batch import Batch
+from hantune.models.headers import ITEM_BYTES, tensor_places
+from hantune.models.memory import give_back, process_memory
+from hantune.models.shards import DTYPE_NAMES
+from hantune.train.precision import Precision
+from hantune.train.rehearsal import Footprint
+from hantune.train.target import Target
+
+MIB = 1 << 20
+PROCESS_BYTES = 560 * MIB
+"""What Python, torch, transformers and PEFT hold, where the system does not tell."""
+LIBRARY_BYTES = 60 * MIB
+"""What is imported and set up only when a model is loaded and the first step runs."""
+HOLES = 0.22
+"""The share of what passes through a step that freed memory, which glibc has not given back, takes on top: 0 to 0.35 in
+the runs of ``benchmarks/train/plan_grid.py``; it grows in the first steps."""
+CONTEXT_BYTES = 700 * MIB
+"""CUDA's context and the workspaces of its libraries."""
+CARD_HOLES = 0.05
+"""What torch's allocator for cards holds on top of the tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes. ``peak``: the most that will be held on the device.
+
+    ``process``: held by programs and libraries; ``holes``: between tensors; ``loading``: the peak while the
+    weights are read; ``host``: the machine's memory beside a card.
+    """
+
+    tensors: Footprint
+    process: int
+    holes: int
+    loading: int
+    peak: int
+    host: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "tensors": self.tensors.as_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Bytes that a run writes. ``most``: at its fullest; ``output``: what stays of it, the adapter or model."""
+
+    checkpoint: int
+    output: int
+    most: int
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Largest:
+    """The fullest micro-batch: its rows and columns, and the samples in it."""
+
+    rows: int
+    columns: int
+    samples: int
+    longest: int
+
+    @classmethod
+    def of(cls, batch: Batch, lengths: Any) -> Largest:
+        rows, columns = batch.tokens_BT.shape
+        longest = max(int(lengths[index]) for index in batch.indices)
+        return cls(rows=rows, columns=columns, samples=len(batch.indices), longest=longest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Bytes of the weights as they lie in their files, and of those that are made from them in another type."""
+
+    stored: int
+    converted: int
+
+    @classmethod
+    def of(cls, folder: Path, precision: Precision, load: str, base: int) -> Weights:
+        """``base``: bytes of what is not learned, as the model holds it."""
+        specs = [spec for _, spec in tensor_places(folder).values()]
+        wanted = DTYPE_NAMES[precision.weights]
+        others = [spec for spec in specs if spec.dtype != wanted]
+        converted = sum(spec.num_bytes // ITEM_BYTES[spec.dtype] * ITEM_BYTES[wanted] for spec in others)
+        return cls(stored=sum(spec.num_bytes for spec in specs), converted=converted if load == "full" else base)
+
+
+def estimate_memory(
+    config: RunConfig,
+    tensors: Footprint,
+    folder: Path,
+    precision: Precision,
+    target: Target,
+    *,
+    saves_behind: bool,
+    process: int | None = None,
+) -> Memory:
+    """What a run with these tensors takes on ``target``.
+
+    ``saves_behind``: checkpoints are written while it goes on; ``process``: what programs take, if known already.
+    """
+    if process is None:
+        give_back()
+        process = (process_memory()[0] or PROCESS_BYTES) + LIBRARY_BYTES
+    weights = Weights.of(folder, precision, config.model.load, tensors.base)
+    if target.device.type == "cpu":
+        return _on_cpu(tensors, process, weights, saves_behind)
+    return _on_card(tensors, process, weights)
+
+
+def _on_cpu(tensors: Footprint, process: int, weights: Weights, saves_behind: bool) -> Memory:
+    """All of it is memory of the process; files that are mapped count where they are touched.
+
+    A checkpoint that is written while the run goes on is a copy of what is learned and of the optimiser's state.
+    """
+    most, copy = tensors.most, (tensors.learned + tensors.optimizer) * saves_behind
+    holes, loading = int(HOLES * (most - tensors.standing)), process + weights.stored + weights.converted
+    peak = max(loading, process + most + copy + holes)
+    return Memory(
+        tensors=tensors,
+        process=process,
+        holes=holes,
+        loading=loading,
+        peak=peak,
+        host=peak,
+    )
+
+
+def _on_card(tensors: Footprint, process: int, weights: Weights) -> Memory:
+    """Only tensors and CUDA's own needs lie on the card; the weights pass through the machine's memory file by file."""
+    most = tensors.most
+    holes = int(most * CARD_HOLES)
+    return Memory(
+        tensors=tensors,
+        process=CONTEXT_BYTES,
+        holes=holes,
+        loading=CONTEXT_BYTES + tensors.base + tensors.learned,
+        peak=CONTEXT_BYTES + most + holes,
+        host=process + weights.stored + tensors.learned + tensors.optimizer,
+    )
+
+
+def estimate_disk(config: RunConfig, tensors: Footprint) -> Disk:
+    """Checkpoints (as many as are kept, the best, and one being written) and the result."""
+    checkpoint = tensors.learned + tensors.optimizer
+    output = tensors.learned if config.adapter.kind == "lora" else tensors.learned + tensors.base
+    return Disk(checkpoint=checkpoint, output=output, most=checkpoint * (config.train.keep_checkpoints + 2) + output)

@@ -1,0 +1,181 @@
+"""What a run will be, told before its weights are loaded: steps, memory, disk, work; and whether it fits."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hantune.config.schema import RunConfig
+from hantune.data.batch import evaluation_batches
+from hantune.models.headers import tensor_places
+from hantune.models.hub import local_folder
+from hantune.train.estimate import Disk, Largest, Memory, estimate_disk, estimate_memory
+from hantune.train.feed import Feed
+from hantune.train.floor import Work
+from hantune.train.plan import Plan, make_plan
+from hantune.train.precision import Precision, choose_precision, precision_of
+from hantune.train.probe_plan import ProbePlan
+from hantune.train.questions import plan_questions, questions_of
+from hantune.train.recompute import Recompute, choose_recompute
+from hantune.train.rehearsal import Stage, find_traits, outlined, rehearse
+from hantune.train.setup import Material
+from hantune.train.target import Target
+from hantune.train.volume import MOST_STEPS, Volume, volume_of
+
+HEAVY = 0.05
+"""An optimiser that takes more than this share of the peak is told apart from the steps before it is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """``parameters``: numbers in the model and its adapters, ``learned``: those trained; ``free_disk``: bytes there."""
+
+    plan: Plan
+    precision: Precision
+    recompute: Recompute
+    target: Target
+    memory: Memory
+    largest: Largest
+    disk: Disk
+    free_disk: int
+    volume: Volume
+    work: Work
+    parameters: int
+    learned: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is enough; yes where the system does not tell how much there is."""
+        return self.target.room is None or self.memory.peak <= self.target.room
+
+    @property
+    def fits_disk(self) -> bool:
+        return not self.target.is_here or self.disk.most <= self.free_disk
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``plan.json`` and ``--json``."""
+        return {
+            "memory": {**self.memory.as_dict(), "room": self.target.room, "fits": self.fits},
+            "disk": {**self.disk.as_dict(), "free": self.free_disk, "fits": self.fits_disk},
+            "largest_batch": asdict(self.largest),
+            "volume": self.volume.as_dict(),
+        }
+
+
+def look_ahead(
+    config: RunConfig,
+    material: Material,
+    target: Target,
+    precision: Precision | None = None,
+    recompute: Recompute | None = None,
+    process: int | None = None,
+) -> Outlook:
+    """The outlook of a run on ``target``; ``precision``, ``recompute``: what is already decided.
+
+    ``process``: bytes that programs take, where they were measured already.
+
+    Raises: ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``; ModelError ``model.unknown-type``.
+    """
+    precision = precision or precision_on(config, target)
+    if recompute is not None:
+        return _look(config, material, target, precision, recompute, process)
+    asked = config.train.activation_checkpointing
+    outlook = _look(config, material, target, precision, choose_recompute(asked), process)
+    chosen = choose_recompute(asked, predicted=outlook.memory.peak, available=target.room)
+    if chosen.is_on != outlook.recompute.is_on:
+        return _look(config, material, target, precision, chosen, process)
+    return replace(outlook, recompute=chosen)
+
+
+def _look(
+    config: RunConfig,
+    material: Material,
+    target: Target,
+    precision: Precision,
+    recompute: Recompute,
+    process: int | None,
+) -> Outlook:
+    folder = local_folder(config.model.path, revision=config.model.revision)
+    traits = find_traits(config, folder, precision)
+    plan = make_plan(
+        config,
+        num_samples=len(material.train),
+        num_val=len(material.val),
+        can_pack=traits.can_pack,
+        packs_fast=traits.packs_fast,
+    )
+    plan = replace(plan, probes=_probes(config, material, plan, folder, precision, target))
+    feed = Feed(material.train, plan, config.train, pad_id=material.encoder.pad_id)
+    batch = feed.largest()
+    held_out = next(evaluation_batches(material.val, pad_id=material.encoder.pad_id), None)
+    stage = Stage(config=config, folder=folder, precision=precision, recompute=recompute, target=target)
+    times = 2 if plan.samples_per_step > len(batch.indices) else 1
+    found = rehearse(stage, traits, batch, held_out, times=times)
+    volume = volume_of(feed, plan, material, found.work)
+    if plan.total_steps <= MOST_STEPS and found.footprint.optimizer > HEAVY * found.footprint.peak:
+        # The largest batch that may come is tried when there is no optimiser yet (``train/room``); those that do come
+        # are known.
+        coming = feed.collate(volume.sizes[-1][1])
+        later = rehearse(stage, traits, coming, None, times=times).footprint
+        trial = found.footprint.peak - found.footprint.optimizer
+        if later.peak >= trial:
+            batch = coming
+            found = replace(found, footprint=replace(later, evaluation=found.footprint.evaluation))
+        else:
+            found = replace(found, footprint=replace(found.footprint, peak=trial))
+    return Outlook(
+        plan=plan,
+        precision=precision,
+        recompute=recompute,
+        target=target,
+        memory=estimate_memory(
+            config, found.footprint, folder, precision, target, saves_behind=_saves_behind(plan), process=process
+        ),
+        largest=Largest.of(batch, material.train.lengths),
+        disk=estimate_disk(config, found.footprint),
+        free_disk=_free_disk(config),
+        volume=volume,
+        work=found.work,
+        parameters=num_parameters(config) + (found.learned if config.adapter.kind == "lora" else 0),
+        learned=found.learned,
+    )
+
+
+def _saves_behind(plan: Plan) -> bool:
+    """Whether there is a checkpoint before the last one, which the run waits for."""
+    return min(plan.save_every, plan.eval_every) < plan.total_steps
+
+
+def _probes(
+    config: RunConfig, material: Material, plan: Plan, folder: Path, precision: Precision, target: Target
+) -> ProbePlan:
+    """When the fixed questions are asked; nothing is known of it for cards that are not here."""
+    if not target.is_here:
+        return ProbePlan()
+    model = outlined(folder, precision.weights)
+    return plan_questions(questions_of(config, material, model), config, material, model, plan, None, target.device)
+
+
+def precision_on(config: RunConfig, target: Target) -> Precision:
+    """In which numbers a run computes on ``target``; cards that are not here are taken to have bf16."""
+    asked, is_adapter = config.train.precision, config.adapter.kind == "lora"
+    if target.is_here:
+        return choose_precision(asked, target.device, is_adapter=is_adapter, num_parameters=num_parameters(config))
+    name, reason = ("bf16", "按有 bf16 矩阵单元的显卡算") if asked == "auto" else (asked, "配置里指定的")
+    return precision_of(name, reason, is_adapter=is_adapter)
+
+
+def num_parameters(config: RunConfig) -> int:
+    """Numbers in a model folder's weights, read from the headers."""
+    folder = local_folder(config.model.path, revision=config.model.revision)
+    return sum(math.prod(spec.shape) for _, spec in tensor_places(folder).values())
+
+
+def _free_disk(config: RunConfig) -> int:
+    """Bytes free where the run will write."""
+    wanted = Path(config.train.output_dir or "runs").expanduser().absolute()
+    there = next(path for path in (wanted, *wanted.parents) if path.exists())
+    return shutil.disk_usage(there).free
