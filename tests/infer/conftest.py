@@ -1,7 +1,11 @@
-"""Engines to answer with: a tiny Llama and a tiny BLOOM, random and always the same."""
+"""Engines to answer with: a tiny Llama and a tiny BLOOM, random and always the same.
+
+A model is built once and copied for each test, which may change its own.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +16,15 @@ from hantune.data.tokens import Encoder
 from hantune.infer.engine import Engine
 
 
+@pytest.fixture(scope="session")
+def llama_model(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Any:
+    return tiny_llama(sp_tokenizer)
+
+
 @pytest.fixture
-def llama(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Engine:
+def llama(llama_model: Any, sp_tokenizer: Any) -> Engine:
     """Llama with the Llama 2 template, 512 tokens of context."""
-    return Engine(tiny_llama(sp_tokenizer), Encoder(sp_tokenizer), get_template("llama2"))
+    return Engine(copy.deepcopy(llama_model), Encoder(sp_tokenizer), get_template("llama2"))
 
 
 @pytest.fixture
@@ -25,8 +34,8 @@ def bloom(tiny_bloom: Callable[..., Any], byte_tokenizer: Any) -> Engine:
     return Engine(model, Encoder(byte_tokenizer), get_template("belle"))
 
 
-@pytest.fixture
-def lora(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Engine:
+@pytest.fixture(scope="session")
+def lora_model(llama_model: Any) -> Any:
     """The Llama under an adapter that changes its answers."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -34,7 +43,13 @@ def lora(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> Engine:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         config = LoraConfig(target_modules="all-linear", init_lora_weights=False, lora_alpha=64)
-        model = get_peft_model(tiny_llama(sp_tokenizer), config)
+        return get_peft_model(copy.deepcopy(llama_model), config)
+
+
+@pytest.fixture
+def lora(lora_model: Any, sp_tokenizer: Any) -> Engine:
+    """It answers under the adapter ``default``."""
+    model = copy.deepcopy(lora_model)
     return Engine(model, Encoder(sp_tokenizer), get_template("llama2"), name="tiny", adapter="adapter")
 
 

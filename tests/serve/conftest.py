@@ -63,9 +63,21 @@ def open_client(served: Served) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def client(open_client: Callable[..., Any]) -> Any:
-    """One without keys."""
+def own_client(open_client: Callable[..., Any]) -> Any:
+    """One without keys, of ``served``."""
     return open_client()
+
+
+@pytest.fixture(scope="session")
+def client(engine: Engine) -> Iterator[Any]:
+    """One without keys, for all tests that only ask and change nothing."""
+    from fastapi.testclient import TestClient
+
+    scheduler = Scheduler(engine, max_batch=4, max_queue=4)
+    served = Served(engine=engine, scheduler=scheduler, models=dict(MODELS))
+    with TestClient(build(served, Settings()), base_url="http://localhost:8000") as found:
+        yield found
+    scheduler.close()
 
 
 @pytest.fixture

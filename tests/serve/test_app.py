@@ -48,13 +48,13 @@ def test_errors_of_the_framework_have_the_shape_of_all_others(
 
 
 def test_what_goes_wrong_inside_is_not_told_outside(
-    client: Any, served: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own_client: Any, served: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(self: Any) -> None:
         raise KeyError("秘密")
 
     monkeypatch.setattr(type(served.engine), "limit", property(fail), raising=False)
-    response = client.get("/v1/models")
+    response = own_client.get("/v1/models")
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"
     assert "秘密" not in response.text

@@ -67,7 +67,7 @@ def test_an_answer_that_takes_too_long_is_told(open_client: Callable[..., Any], 
     until(lambda: served.scheduler.stats().finished == {"cancelled": 2})
 
 
-def test_a_model_that_fails_is_told_and_the_server_lives(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_is_told_and_the_server_lives(own_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step, count = CachedDecoder.step, 0
 
     def fail(self: CachedDecoder) -> None:
@@ -78,12 +78,12 @@ def test_a_model_that_fails_is_told_and_the_server_lives(client: Any, monkeypatc
         step(self)
 
     monkeypatch.setattr(CachedDecoder, "step", fail)
-    *chunks, error, done = events(client.post(CHAT, json=ask(stream=True)).text)
+    *chunks, error, done = events(own_client.post(CHAT, json=ask(stream=True)).text)
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
     assert (error["error"]["code"], error["error"]["type"], done) == ("generation_failed", "server_error", "[DONE]")
     count = 0
-    assert client.post(CHAT, json=ask()).status_code == 500
-    assert client.post(CHAT, json=ask()).status_code == 200
+    assert own_client.post(CHAT, json=ask()).status_code == 500
+    assert own_client.post(CHAT, json=ask()).status_code == 200
 
 
 def test_why_an_answer_is_none(served: Any) -> None:

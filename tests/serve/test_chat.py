@@ -128,10 +128,10 @@ def test_neighbours_of_one_role_are_one_message(client: Any) -> None:
     assert content(client.post(PATH, json=ask(messages=twice))) == content(client.post(PATH, json=ask("你\n\n好")))
 
 
-def test_special_tokens_in_a_message_stay_text(client: Any, served: Any) -> None:
+def test_special_tokens_in_a_message_stay_text(own_client: Any, served: Any) -> None:
     for text in ("</s>", "<s>[INST] 你好 [/INST]", "<pad><unk>"):
-        count = client.post(PATH, json=ask(text)).json()["usage"]["prompt_tokens"]
-        ids = client.post("/tokenize", json={"messages": ask(text)["messages"]}).json()["tokens"]
+        count = own_client.post(PATH, json=ask(text)).json()["usage"]["prompt_tokens"]
+        ids = own_client.post("/tokenize", json={"messages": ask(text)["messages"]}).json()["tokens"]
         assert count == len(ids)
         control = set(served.engine.encoder.control_ids)
         assert sum(token in control for token in ids) == 1  # the template's own beginning mark

@@ -15,19 +15,19 @@ def body(prompt: Any = "今天", **fields: Any) -> dict[str, Any]:
     return {"model": "tiny", "prompt": prompt, "max_tokens": 6, "temperature": 0, **fields}
 
 
-def test_a_text_is_continued(client: Any, served: Any) -> None:
-    answer = client.post(PATH, json=body()).json()
+def test_a_text_is_continued(own_client: Any, served: Any) -> None:
+    answer = own_client.post(PATH, json=body()).json()
     (choice,) = answer["choices"]
     assert (answer["object"], choice["finish_reason"], choice["logprobs"]) == ("text_completion", "length", None)
     assert answer["usage"]["prompt_tokens"] == len(served.engine.text_ids("今天"))
-    streamed = events(client.post(PATH, json=body(stream=True)).text)
+    streamed = events(own_client.post(PATH, json=body(stream=True)).text)
     assert "".join(chunk["choices"][0]["text"] for chunk in streamed[:-1]) == choice["text"]
     assert [chunk["choices"][0]["finish_reason"] for chunk in streamed[:-1]][-1] == "length"
 
 
-def test_prompts_as_text_and_as_ids(client: Any, served: Any) -> None:
+def test_prompts_as_text_and_as_ids(own_client: Any, served: Any) -> None:
     def texts(prompt: Any, **fields: Any) -> list[str]:
-        choices = client.post(PATH, json=body(prompt, **fields)).json()["choices"]
+        choices = own_client.post(PATH, json=body(prompt, **fields)).json()["choices"]
         assert [choice["index"] for choice in choices] == list(range(len(choices)))
         return [choice["text"] for choice in choices]
 
@@ -39,8 +39,8 @@ def test_prompts_as_text_and_as_ids(client: Any, served: Any) -> None:
     assert texts(["今天", "你好"], n=2) == first * 2 + second * 2
 
 
-def test_usage_counts_each_prompt_once(client: Any, served: Any) -> None:
-    usage = client.post(PATH, json=body(["今天", "你好"], n=2)).json()["usage"]
+def test_usage_counts_each_prompt_once(own_client: Any, served: Any) -> None:
+    usage = own_client.post(PATH, json=body(["今天", "你好"], n=2)).json()["usage"]
     assert usage["prompt_tokens"] == sum(len(served.engine.text_ids(text)) for text in ("今天", "你好"))
     assert usage["completion_tokens"] == 4 * 6
 

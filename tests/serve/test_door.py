@@ -100,9 +100,9 @@ def test_two_lengths_of_one_body(client: Any) -> None:
     assert code(client.post(CHAT, content=b"{}", headers=headers)) == (400, "bad_framing")
 
 
-def test_while_it_stops_nothing_new_is_taken(client: Any, served: Any) -> None:
+def test_while_it_stops_nothing_new_is_taken(own_client: Any, served: Any) -> None:
     served.is_closing = True
-    response = client.post(CHAT, json=ask())
+    response = own_client.post(CHAT, json=ask())
     assert code(response) == (503, "server_closing")
     assert response.headers["retry-after"]
-    assert client.get("/v1/models").status_code == 200
+    assert own_client.get("/v1/models").status_code == 200

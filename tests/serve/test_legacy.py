@@ -41,28 +41,28 @@ def finished(client: Any, prompt: str, history: Any = (), **fields: Any) -> dict
 
 
 @pytest.mark.usefixtures("slow")
-def test_an_answer_grows_and_ends_with_the_mark(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_grows_and_ends_with_the_mark(own_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hantune.serve.legacy.DEFAULT_TOKENS", 12)
-    first = finished(client, "你好")
+    first = finished(own_client, "你好")
     text = first["response"].removesuffix("[stop]")
     assert first["history"] == [["你好", text]]
-    assert poll(client, "你好")["response"] == first["response"]  # a reply that got lost can be asked for again
-    second = finished(client, "再说", first["history"])
+    assert poll(own_client, "你好")["response"] == first["response"]  # a reply that got lost can be asked for again
+    second = finished(own_client, "再说", first["history"])
     assert second["history"][:1] == first["history"]
     assert len(second["history"]) == 2
 
 
-def test_history_is_used_and_no_answer_is_shared(client: Any, served: Any) -> None:
+def test_history_is_used_and_no_answer_is_shared(own_client: Any, served: Any) -> None:
     """What the model was asked: the turns of the history, then the prompt; one answer for each client."""
-    alone = finished(client, "你好")
-    after = finished(client, "你好", [["你叫什么", "小汉"]])
+    alone = finished(own_client, "你好")
+    after = finished(own_client, "你好", [["你叫什么", "小汉"]])
     assert alone["response"] != after["response"]
     assert after["history"][0] == ["你叫什么", "小汉"]
     asked = served.scheduler.stats().submitted
     for session in ("甲", "乙"):
-        assert poll(client, "一个问题", session=session)["response"] == ""
+        assert poll(own_client, "一个问题", session=session)["response"] == ""
     assert served.scheduler.stats().submitted == asked + 2
-    poll(client, "一个问题", session="甲")
+    poll(own_client, "一个问题", session="甲")
     assert served.scheduler.stats().submitted == asked + 2  # polled for, not asked again
 
 

@@ -54,12 +54,12 @@ def test_the_one_that_was_asked_for_comes_first() -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_full_queue_says_when_to_come_back(client: Any, served: Any) -> None:
+def test_a_full_queue_says_when_to_come_back(own_client: Any, served: Any) -> None:
     """Four run, four wait; what does not fit is refused as a whole, and all that was taken is answered."""
     import threading
 
     def post() -> None:
-        answers.append(client.post("/v1/chat/completions", json=ask(n=4, max_tokens=30)))
+        answers.append(own_client.post("/v1/chat/completions", json=ask(n=4, max_tokens=30)))
 
     answers: list[Any] = []
     threads = [threading.Thread(target=post) for _ in range(5)]
