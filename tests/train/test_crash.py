@@ -186,7 +186,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("damage", [remove, flip])
+@pytest.mark.parametrize("damage", [pytest.param(remove, marks=pytest.mark.slow), flip])
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(
     tiny_llama_folder: Path,
     dialogues: Path,

@@ -75,6 +75,7 @@ def test_looking_ahead_changes_no_bit_and_is_remembered(make: Make) -> None:
     assert "memory_expected" not in blind.figures
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_looked_at_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     done = train(make())
     (done.run.root / "events.jsonl").write_text("", encoding="utf-8")

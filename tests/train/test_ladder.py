@@ -67,6 +67,7 @@ def test_the_needed_changes_are_the_fewest_and_they_fit(
     assert "kind" not in found.values or changed.adapter.kind == "lora"
 
 
+@pytest.mark.slow
 def test_where_nothing_helps_all_rungs_are_told(
     tiny_llama_folder: Path, prepared: Path, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_where_nothing_helps_all_rungs_are_told(
     assert found.values == {name: value for rung in found.rungs for name, value in rung.values.items()}
 
 
+@pytest.mark.slow
 def test_a_library_that_is_missing_is_no_way_out(
     tiny_llama_folder: Path, prepared: Path, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:

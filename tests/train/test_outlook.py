@@ -62,6 +62,7 @@ def test_the_parts_add_up(config: RunConfig, material: Material, tiny_llama_fold
     assert told["memory"]["tensors"]["rest"] >= 0
 
 
+@pytest.mark.slow
 def test_what_is_more_takes_more(config: RunConfig, material: Material) -> None:
     def peak(**values: Any) -> int:
         found = look_ahead(changed(config, **values), material, parse_devices("1GB"))

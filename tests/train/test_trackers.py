@@ -63,7 +63,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
     yield kind
     kind.awake.set()
     for thread in threading.enumerate():
-        if thread.name.startswith("hantune-"):
+        if thread.name.removeprefix("hantune-") in KINDS:
             thread.join(20)
 
 
