@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from hantune import __version__
 from hantune.infer.scheduler import Done, Logprob, Stream, Token
 from hantune.serve.attempt import Attempt
-from hantune.serve.errors import ApiError
+from hantune.serve.openai import Asked
 from hantune.serve.served import Served
 from hantune.serve.wire import DONE, PING, STREAM_HEADERS, STREAM_TYPE, Json, event
 
@@ -164,18 +164,12 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": PING, "more_body": True})
 
 
-async def respond(answer: Answer, *, stream: bool, with_usage: bool) -> Response:
+async def respond(answer: Answer, asked: Asked) -> Response:
     """The response in the form that was asked for.
 
     Raises: ApiError.
     """
-    return EventStream(answer.frames(with_usage=with_usage)) if stream else await answer.whole()
-
-
-def note_of(request: Request) -> dict[str, Any]:
-    """What the access log will say about a request."""
-    note: dict[str, Any] = request.scope["hantune.note"]
-    return note
-
-
-__all__ = ["Answer", "ApiError", "EventStream", "Shape", "note_of", "respond"]
+    if not asked.stream:
+        return await answer.whole()
+    options = asked.stream_options
+    return EventStream(answer.frames(with_usage=bool(options and options.include_usage)))

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from hantune.infer.scheduler import Logprob, Token
 from hantune.infer.scheduler import Request as Question
 from hantune.serve.answer import Answer, respond
-from hantune.serve.openai import ChatCompletion, ChatRequest, conversation
+from hantune.serve.openai import ChatCompletion, ChatRequest, conversation, seeded
 from hantune.serve.served import Served
 from hantune.serve.wire import STREAM_TYPE
 
@@ -71,13 +71,9 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     question = Question(messages=conversation(body.messages), params=params, adapter=adapter)
     streams = await served.submit(repeated(question, body.choices))
     answer = Answer(served, request, streams, ChatShape(), model=body.model, repeats=body.choices)
-    options = body.stream_options
-    return await respond(answer, stream=bool(body.stream), with_usage=bool(options and options.include_usage))
+    return await respond(answer, body)
 
 
 def repeated(question: Question, times: int) -> list[Question]:
     """The same question ``times`` times, each with a chance of its own."""
-    seed = question.params.seed
-    if seed is None:
-        return [question] * times
-    return [replace(question, params=replace(question.params, seed=seed + number)) for number in range(times)]
+    return [replace(question, params=params) for params in seeded(question.params, times)]

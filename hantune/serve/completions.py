@@ -106,8 +106,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     streams = await served.submit([one for question in questions for one in repeated(question, body.choices)])
     shape = TextShape([_echo(served.engine, prompt, body.echo) for prompt in prompts for _ in range(body.choices)])
     answer = Answer(served, request, streams, shape, model=body.model, repeats=body.choices)
-    options = body.stream_options
-    return await respond(answer, stream=bool(body.stream), with_usage=bool(options and options.include_usage))
+    return await respond(answer, body)
 
 
 def _echo(engine: Engine, prompt: str | list[int], wanted: bool | None) -> str:

@@ -27,7 +27,7 @@ from hantune.infer.lane import Lane, usage
 from hantune.infer.sample import SamplingParams
 from hantune.serve.chat import ChatShape
 from hantune.serve.errors import ApiError, as_api_error, invalid
-from hantune.serve.openai import ChatRequest, conversation
+from hantune.serve.openai import ChatRequest, conversation, seeded
 
 URL = "/v1/chat/completions"
 SHAPE = ChatShape()
@@ -74,8 +74,7 @@ class OpenAILines:
         if body.max_tokens is None and body.max_completion_tokens is None:
             wanted = replace(wanted, max_tokens=params.max_tokens)
         messages = conversation(body.messages)
-        seeds = [None if wanted.seed is None else wanted.seed + choice for choice in range(body.choices)]
-        return [engine.lane(messages, replace(wanted, seed=seed)) for seed in seeds]
+        return [engine.lane(messages, each) for each in seeded(wanted, body.choices)]
 
     def row(self, engine: Engine, number: int, record: Row, lanes: Sequence[Lane]) -> dict[str, Any]:
         choices = []

@@ -6,6 +6,7 @@ give an answer to another question.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -196,6 +197,12 @@ def conversation(messages: list[ChatMessage]) -> tuple[Message, ...]:
     if joined[-1].role != "user":
         raise ApiError(400, "messages 的最后一条要是 user 的", code="invalid_value", param="messages")
     return tuple(joined)
+
+
+def seeded(params: SamplingParams, times: int) -> list[SamplingParams]:
+    """The parameters of each of ``times`` answers to one question: every one has a chance of its own."""
+    seed = params.seed
+    return [params if seed is None else replace(params, seed=seed + number) for number in range(times)]
 
 
 # ---- answers: only described here, written by chat.py and completions.py ---------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,7 @@ from hantune.train.gate import require_fit, size
 from hantune.train.learn import set_up
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
-from hantune.train.outlook import Outlook, look_ahead
+from hantune.train.outlook import Outlook, look_ahead, num_parameters
 from hantune.train.plan import Plan, continued, make_plan
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
 from hantune.train.questions import plan_questions, questions_of
@@ -145,7 +144,7 @@ def get_ready(
         recorded["precision"]["name"] if recorded else config.train.precision,
         device,
         is_adapter=config.adapter.kind == "lora",
-        num_parameters=_num_parameters(config),
+        num_parameters=num_parameters(config),
     )
     recompute = choose_recompute(config.train.activation_checkpointing)
     if recorded:
@@ -281,15 +280,6 @@ def _make_model(
         fuse_pointwise(model)
         fuse_attention(model)
     return model, use_liger(model, device)
-
-
-def _num_parameters(config: RunConfig) -> int:
-    """Numbers in a model folder's weights, read from the headers."""
-    from hantune.models.hub import local_folder
-    from hantune.models.shards import tensor_places
-
-    folder = local_folder(config.model.path, revision=config.model.revision)
-    return sum(math.prod(spec.shape) for _, spec in tensor_places(folder).values())
 
 
 def _plan(config: RunConfig, material: Material, model: nn.Module) -> Plan:
