@@ -38,7 +38,7 @@ from tests.models.conftest import move
 from tests.runs import small_config
 from tests.train.test_loop import CPU, Chats, make_loop
 
-STEPS = 50
+STEPS = 20
 RATE = 2e-3
 """Larger ones are chaos on this toy: Adam lifts rounding in gradients that are nearly nothing."""
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -103,7 +103,7 @@ def pefts_loss(model: Any, examples: list[Example], smoothing: float = 0.0) -> T
 
 
 def pefts_losses(model: Any, **settings: Any) -> list[float]:
-    """Loss of each of 50 steps in torch's and PEFT's own parts."""
+    """Loss of each of 20 steps in torch's and PEFT's own parts."""
     section = TrainSection(**({"learning_rate": RATE} | settings))
     parameters = trained_parameters(model)
     rate = section.learning_rate
@@ -138,12 +138,12 @@ def our_losses(model: Any, layout: Layout, *, steps: int = STEPS, **settings: An
 def assert_same_course(make: Make, layout: Layout, adapter: dict[str, Any], **settings: Any) -> None:
     expected = pefts_losses(make(**adapter), **settings)
     found = our_losses(make(fast=True, **adapter), layout, **settings)
-    assert expected[-1] < expected[0] - 0.1, "it learns"
+    assert expected[-1] < expected[1], "it learns"  # every second step has the same examples
     assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_after_fifty_steps_the_losses_are_pefts(adapter: str, make: Make) -> None:
+def test_after_twenty_steps_the_losses_are_pefts(adapter: str, make: Make) -> None:
     assert_same_course(make, "packed", ADAPTERS[adapter])
 
 
@@ -196,7 +196,7 @@ def run_loop(folder: Path, model: Any, *, stop_at: int | None = None, resume: bo
         if step == stop_at:
             signal.raise_signal(signal.SIGTERM)
 
-    few = {"epochs": 2, "max_steps": 5, "accumulation_steps": 2}
+    few = {"epochs": 2, "max_steps": 3, "accumulation_steps": 2}
     loop, _ = make_loop(folder, model, evaluate=evaluate, **(few | settings))
     if resume:
         checkpoint = checkpoints.newest_checkpoint(RunFolder(folder))
@@ -221,7 +221,7 @@ def test_a_resumed_run_is_bit_identical(
     settings = {"batching": "packed"} | settings
     whole = run_loop(tmp_path / "whole", make(fast=True, **adapter), **settings)
     with pytest.raises(Interrupted):
-        run_loop(tmp_path / "cut", make(fast=True, **adapter), stop_at=2, **settings)
+        run_loop(tmp_path / "cut", make(fast=True, **adapter), stop_at=1, **settings)
     cut = run_loop(tmp_path / "cut", make(fast=True, **adapter), resume=True, **settings)
     for is_averaged in (False, True):
         for name, parameter in whole.parameters.items():
@@ -230,7 +230,7 @@ def test_a_resumed_run_is_bit_identical(
         cut.stepper.ema.take()
     losses = [[e["loss"] for e in read_events(tmp_path / name / "events.jsonl", "step")] for name in ("whole", "cut")]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == 5
+    assert len(losses[0]) == 3
 
 
 @pytest.mark.parametrize("settings", LOSSES.values(), ids=LOSSES)
