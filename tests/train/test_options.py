@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import ChainMap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,14 @@ LOSSES: dict[str, dict[str, Any]] = {
     "neftune": {"neftune_alpha": 5.0},
     "average": {"ema_decay": 0.9},
 }
+MANY = ("rslora", "last", "embeddings", "lora-plus", "smoothing", "neftune", "average")
+"""Options whose whole course is followed with the slow tests only: gradients, or all of them together, are quick."""
 Make = Callable[..., Any]
+
+
+def named(name: str, *values: Any) -> Any:
+    """A case of a test, slow where it is one of ``MANY``."""
+    return pytest.param(*values, id=name, marks=[pytest.mark.slow] if name in MANY else [])
 
 
 @pytest.fixture
@@ -142,9 +150,9 @@ def assert_same_course(make: Make, layout: Layout, adapter: dict[str, Any], **se
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_after_twenty_steps_the_losses_are_pefts(adapter: str, make: Make) -> None:
-    assert_same_course(make, "packed", ADAPTERS[adapter])
+@pytest.mark.parametrize("adapter", [named(name, its) for name, its in ADAPTERS.items()])
+def test_after_twenty_steps_the_losses_are_pefts(adapter: dict[str, Any], make: Make) -> None:
+    assert_same_course(make, "packed", adapter)
 
 
 @pytest.mark.parametrize("option", ["lora-plus", "smoothing"])
@@ -209,11 +217,10 @@ def run_loop(folder: Path, model: Any, *, stop_at: int | None = None, resume: bo
 @pytest.mark.parametrize(
     ("adapter", "settings"),
     [
-        *((its, {}) for its in ADAPTERS.values()),
-        *(({"dropout": 0.1}, its) for its in LOSSES.values()),
-        ({"use_dora": True, "dropout": 0.1}, {name: value for its in LOSSES.values() for name, value in its.items()}),
+        *(named(name, its, {}) for name, its in ADAPTERS.items()),
+        *(named(name, {"dropout": 0.1}, its) for name, its in LOSSES.items()),
+        named("together", {"use_dora": True, "dropout": 0.1}, dict(ChainMap(*LOSSES.values()))),
     ],
-    ids=[*ADAPTERS, *LOSSES, "together"],
 )
 def test_a_resumed_run_is_bit_identical(
     adapter: dict[str, Any], settings: dict[str, Any], make: Make, tmp_path: Path
