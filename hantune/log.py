@@ -37,6 +37,8 @@ class Console:
         self.quiet = False
         self.debug = False
         self.may_ask = False
+        self.as_json = False
+        """Whether stdout is kept for one JSON object."""
         self.warnings: list[str] = []
         self._bar_drawn = False
         self._copy: TextIO | None = None

@@ -16,10 +16,13 @@ import pytest
 from hypothesis import settings
 
 # The same examples every time, and no deadline: a slow machine is not a broken law.
-settings.register_profile("hantune", derandomize=True, deadline=None)
-settings.load_profile("hantune")
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=30)
+settings.register_profile("thorough", derandomize=True, deadline=None)
+settings.load_profile("quick")
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+# Where a test asks for two threads after all, they sleep while they wait, and leave the core to the other tests.
+ONE_THREAD["OMP_WAIT_POLICY"] = "PASSIVE"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 # Before torch, tokenizers or huggingface_hub are imported: they read these once. Child processes inherit them.
 os.environ.update(ONE_THREAD | OFFLINE)
@@ -39,6 +42,11 @@ SENTENCES = (
     "def add(a, b):\n    return a + b\n", "3.14 + 2.72 = 5.86", "电话 010-12345678", "……——《》“”", "\t表格\t",
 )  # fmt: skip
 """What the tiny tokenizers are trained on: everyday Chinese, English, code, and the words of prompt templates."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With the slow tests, laws are tried on more examples (``tests.laws.examples``)."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "thorough")
 
 
 def pytest_collection_finish() -> None:

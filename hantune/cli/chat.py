@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hantune.cli.frame import Answer, command, new_app, write_out
+from hantune.cli.frame import Answer, command, new_app, write_err, write_out
+from hantune.cli.options import Adapter, Base, Load, MaxNewTokens, RepetitionPenalty, Temperature, TopP
 from hantune.env import type_in_utf8
 from hantune.errors import ConfigError, RunError
+from hantune.log import console
 from hantune.paths import latest_run
 
 if TYPE_CHECKING:
-    from hantune.infer.engine import Engine
+    from hantune.data.types import Message
+    from hantune.infer.engine import Completion, Engine
     from hantune.infer.sample import SamplingParams
 
 app = new_app("和模型聊天")
@@ -26,26 +29,21 @@ def chat(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="模型, 适配器或运行文件夹; 不写 = runs/ 里最近的一次训练")
     ] = None,
-    adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
-    load: Annotated[
-        str | None, typer.Option("--load", metavar="BITS", help="底座: 8bit 或 4bit 省内存, full 原样; 不写同训练时")
-    ] = None,
+    adapter: Adapter = None,
+    base: Base = None,
+    load: Load = None,
     prompt_file: Annotated[Path | None, typer.Option("--prompt-file", help="回答这个 JSON 文件里的每段对话")] = None,
     system: Annotated[str | None, typer.Option("--system", help="系统提示")] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="一次回答最多多少个词元")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 = 每次都选最可能的; 越大越多变")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="只从累计概率达到它的词元里选")] = 1.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="出现过的词元变难选; 1 = 不惩罚")
-    ] = 1.0,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="随机种子; 不写 = 每次不同")] = None,
 ) -> Answer:
-    """和模型聊天: 底座, 分词器和模板自动找到. 从管道送来一个问题时, 标准输出只有回答.
+    """和模型聊天: 底座, 分词器和模板自动找到. 从管道送来一个问题时, 标准输出只有回答, 边生成边输出.
 
     例子:  hantune chat runs/demo        echo 你好 | hantune chat runs/demo
     """
-    from hantune.infer.chat import ChatSession
     from hantune.infer.dialogues import answer_dialogues, read_dialogues
     from hantune.infer.engine import open_engine
     from hantune.infer.sample import SamplingParams
@@ -64,8 +62,7 @@ def chat(
         return _dialogues_answer(dialogues, answer_dialogues(engine, dialogues, params))
     if question is not None:
         return _one_answer(engine, question, system, params)
-    ChatSession(engine, params, read=_read, write=write_out, system=system).run()
-    return Answer()
+    return _talk(engine, system, params)
 
 
 def _latest() -> str:
@@ -104,13 +101,35 @@ def _piped_question() -> str:
 
 
 def _one_answer(engine: Engine, question: str, system: str | None, params: SamplingParams) -> Answer:
-    """The answer to a piped question, alone on stdout."""
+    """The answer to a piped question, alone on stdout, as it comes."""
     from hantune.data.types import Message
+    from hantune.infer.chat import keeping, printable
 
     messages = [Message(role="system", text=system)] if system else []
     messages.append(Message(role="user", text=question))
-    done = engine.answer(messages, params)
-    return Answer(result={"answers": [_entry(messages, done)]}, text=done.text)
+    ends: list[Completion] = []
+    show = printable if sys.stdout.isatty() else str
+    try:
+        for text in keeping(engine.stream(messages, params), ends):
+            if not console.as_json:
+                write_out(show(text))
+    finally:
+        if not console.as_json:
+            write_out("\n")
+    if ends[0].finish_reason == "length":
+        console.warn(f"回答到了长度上限 (--max-new-tokens {params.max_tokens}, 或模型的上下文), 没有说完")
+    return Answer(result={"answers": [_entry(messages, ends[0])]})
+
+
+def _talk(engine: Engine, system: str | None, params: SamplingParams) -> Answer:
+    """A chat in the terminal. What stdout is kept for elsewhere, the whole conversation, it gets when the chat ends."""
+    from hantune.infer.chat import ChatSession
+
+    is_kept = console.as_json or not sys.stdout.isatty()
+    session = ChatSession(engine, params, read=_read, write=write_err if is_kept else write_out, system=system)
+    session.run()
+    text = "\n".join(f"{message.role}: {message.text}" for message in session.history) if is_kept else ""
+    return Answer(result={"messages": _plain(session.history)}, text=text)
 
 
 def _dialogues_answer(dialogues: list[Any], completions: list[Any]) -> Answer:
@@ -123,12 +142,16 @@ def _dialogues_answer(dialogues: list[Any], completions: list[Any]) -> Answer:
     return Answer(result={"answers": answers}, text=f"\n{'─' * 40}\n".join(blocks))
 
 
-def _entry(messages: list[Any], done: Any) -> dict[str, Any]:
+def _entry(messages: list[Message], done: Any) -> dict[str, Any]:
     return {
-        "messages": [{"role": message.role, "content": message.text} for message in messages],
+        "messages": _plain(messages),
         "answer": done.text,
         "finish_reason": done.finish_reason,
     }
+
+
+def _plain(messages: list[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.text} for message in messages]
 
 
 def _read(prompt: str) -> str:
@@ -136,4 +159,7 @@ def _read(prompt: str) -> str:
     type_in_utf8()
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  # importing it is what turns editing on
+    if not sys.stdout.isatty():  # input() would write the prompt there
+        write_err(prompt)
+        prompt = ""
     return input(prompt).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
+from hantune.cli.options import Adapter, Base, Load
 
 app = new_app("在留出数据上评测模型")
 
@@ -19,11 +20,9 @@ SHOWN = 3
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="模型, 适配器或运行文件夹")],
     data: Annotated[Path, typer.Option("--data", help="hantune data prepare 的输出文件夹 (用它的验证部分)")],
-    adapter: Annotated[str | None, typer.Option("--adapter", help="加在模型上的适配器文件夹")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
-    load: Annotated[
-        str | None, typer.Option("--load", metavar="BITS", help="底座: 8bit 或 4bit 省内存, full 原样; 不写同训练时")
-    ] = None,
+    adapter: Adapter = None,
+    base: Base = None,
+    load: Load = None,
     max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="最多用多少段对话 (按种子抽样)")] = 100,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="一个回答最多多少个词元")] = 128,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="一起算几条 (不影响结果)")] = 16,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -91,7 +91,7 @@ def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[
 def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable[[], Answer]) -> int:
     """Do the work, print its answer or its error in the asked form; returns the exit code."""
     console.quiet, console.debug = quiet or (as_json and not console.is_terminal), debug
-    console.may_ask = not (quiet or as_json)
+    console.may_ask, console.as_json = not (quiet or as_json), as_json
     console.warnings.clear()
     set_library_defaults()
     try:
@@ -105,7 +105,7 @@ def _perform(words: str, as_json: bool, quiet: bool, debug: bool, work: Callable
     if debug and answer.error is not None:
         traceback.print_exception(answer.error, file=sys.stderr)
     _print(words, as_json, answer)
-    console.quiet = console.debug = console.may_ask = False
+    console.quiet = console.debug = console.may_ask = console.as_json = False
     return answer.exit_code
 
 
@@ -184,9 +184,18 @@ def _is_utf8(encoding: str | None) -> bool:
 
 def write_out(text: str) -> None:
     """Text to stdout; a GBK console gets ``?`` for what it cannot show instead of a traceback."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding, "replace"))
-    sys.stdout.flush()
+    _write(sys.stdout, text)
+
+
+def write_err(text: str) -> None:
+    """Text to stderr, likewise."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding, "replace"))
+    stream.flush()
 
 
 def print_error(error: HantuneError) -> None:
@@ -197,10 +206,7 @@ def print_error(error: HantuneError) -> None:
     if error.hint:
         lines.append(f"办法  {error.hint}")
     lines.append(f"更多  docs/troubleshooting/{error.code}.md")
-    encoding = sys.stderr.encoding or "utf-8"
-    text = "\n".join(lines) + "\n"
-    sys.stderr.write(text.encode(encoding, "replace").decode(encoding, "replace"))
-    sys.stderr.flush()
+    write_err("\n".join(lines) + "\n")
 
 
 class LazyGroup(Group):

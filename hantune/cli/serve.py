@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
+from hantune.cli.options import Base, Load
 from hantune.env import environment
 from hantune.errors import ConfigError, HantuneError, MachineError, is_out_of_memory
 from hantune.log import console
@@ -40,16 +41,13 @@ class Kind(Enum):
     vllm = "vllm"
 
 
-Load = Annotated[
-    str | None, typer.Option("--load", metavar="BITS", help="底座: 8bit 或 4bit 省内存, full 原样; 不写同训练时")
-]
 Dtype = Annotated[
     Precision, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 或 float16; auto = 按机器选")
 ]
 With = Annotated[
     Kind, typer.Option("--engine", metavar="NAME", help="local = 自带的; vllm = 装了 vLLM 时交给它")
 ]
-Adapter = Annotated[
+Adapters = Annotated[
     list[str] | None,
     typer.Option("--adapter", metavar="NAME=DIR", help="同一个底座的另一个适配器和它的名字, 可写多次"),
 ]
@@ -71,8 +69,8 @@ Cors = Annotated[
 @command(app, "serve")
 def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="模型, 适配器或运行文件夹, 或模型站上的名字")],
-    adapter: Adapter = None,
-    base: Annotated[str | None, typer.Option("--base", help="适配器的底座在哪里 (自动找不到时)")] = None,
+    adapter: Adapters = None,
+    base: Base = None,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="端口; 0 = 随便一个空的")] = 8000,
     api_key: Key = None,

@@ -7,10 +7,11 @@ when the last answer is there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from hantune.infer.engine import Engine
 from hantune.infer.lane import Lane
 from hantune.infer.questions import Question, read_questions
 from hantune.infer.sample import SamplingParams
-from hantune.log import console
+from hantune.log import Progress, console
 from hantune.models.adapter import WEIGHTS
 from hantune.models.fingerprint import fingerprint
 from hantune.paths import disk_errors, held, sha256_file, write_file
@@ -111,7 +112,7 @@ def _asked(number: int, record: Question | Reject) -> dict[str, Any]:
 
 
 def answer_file(
-    engine: Engine,
+    opened: Callable[[], Engine],
     source: Path,
     output: Path,
     params: SamplingParams,
@@ -121,10 +122,11 @@ def answer_file(
 ) -> dict[str, Any]:
     """``{"answers": n, "errors": n, "resumed": n}`` after ``output`` is complete.
 
+    ``opened`` loads the engine once the output is this process's alone and there is something to ask.
     Row ``i`` draws with ``params.seed + i``, so that a resumed run equals an uninterrupted one. A row that cannot be
     asked gets an error instead of an answer, so that line i answers record i.
     Raises: DataError ``infer.batch-empty`` when there is nothing to ask; ConfigError ``infer.bad-output``; RunError
-        ``run.in-use``; what ``form.read`` raises.
+        ``run.in-use``; what ``form.read`` and ``opened`` raise.
     """
     form = PlainForm() if form is None else form
     _require_other_file(source, output)
@@ -138,25 +140,51 @@ def answer_file(
             hint='每行写成 {"prompt": "你好"} 或 {"messages": [{"role": "user", "content": "你好"}]}',
         )
     part = output.with_name(output.name + ".part")
-    settings = {"params": asdict(params), "form": [form.name, getattr(form, "system", None)]}
-    header = {"hantune_batch": 2, "input": _digests(source), "model": _identity(engine), **settings}
-    with disk_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(output), held(part):
-        done = _resume(part, header)
-        waiting = [number for number in range(len(records)) if number not in done]
-        waiting.sort(key=lambda number: -_size(records[number]))
-        with part.open("ab") as file, console.progress("生成回答", len(records), done=len(done)) as bar:
-            start, tokens = time.monotonic(), 0
-            for count, (number, row, made) in enumerate(_rows(engine, form, records, waiting, params, batch_size), 1):
-                file.write(b"%d %s\n" % (number, json.dumps(row, ensure_ascii=False).encode()))
-                if count % batch_size == 0 or count == len(waiting):
-                    file.flush()
-                    os.fsync(file.fileno())
-                tokens += made
-                bar.advance(1, f"{tokens / max(time.monotonic() - start, 1e-9):.0f} 词元/秒")
-        errors = _finish(part, output, form)
+    with _alone(part):
+        engine = opened()
+        settings = {"params": asdict(params), "form": [form.name, getattr(form, "system", None)]}
+        header = {"hantune_batch": 2, "input": _digests(source), "model": _identity(engine), **settings}
+        with disk_errors(output):
+            done = _resume(part, header)
+            waiting = [number for number in range(len(records)) if number not in done]
+            waiting.sort(key=lambda number: -_size(records[number]))
+            with console.progress("生成回答", len(records), done=len(done)) as bar:
+                _append(part, _rows(engine, form, records, waiting, params, batch_size), batch_size, bar)
+            errors = _finish(part, output, form)
     return {"answers": len(records) - errors, "errors": errors, "resumed": len(done)}
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Hold ``part``; a process that wrote nothing leaves none behind.
+
+    Raises: RunError ``run.in-use``.
+    """
+    with disk_errors(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with disk_errors(part):
+            stack.enter_context(held(part))
+        try:
+            yield
+        finally:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+
+
+def _append(part: Path, rows: Iterator[tuple[int, dict[str, Any], int]], batch_size: int, bar: Progress) -> None:
+    """Write lines as they are ready, and make them durable a batch at a time."""
+    start, tokens = time.monotonic(), 0
+    with part.open("ab") as file:
+        for count, (number, row, made) in enumerate(rows, 1):
+            file.write(b"%d %s\n" % (number, json.dumps(row, ensure_ascii=False).encode()))
+            if count % batch_size == 0:
+                file.flush()
+                os.fsync(file.fileno())
+            tokens += made
+            bar.advance(1, f"{tokens / max(time.monotonic() - start, 1e-9):.0f} 词元/秒")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _require_other_file(source: Path, output: Path) -> None:

@@ -12,6 +12,7 @@ from hantune.data.types import Message, Rendered
 from hantune.errors import ConfigError, HantuneError
 from hantune.infer.engine import Completion, Engine
 from hantune.infer.sample import SamplingParams
+from hantune.infer.settings import SETTINGS
 from hantune.paths import write_file
 
 Reader = Callable[[str], str]
@@ -33,17 +34,6 @@ COMMANDS = {
     "/exit": "结束 (Ctrl-D 也行). 回答时按 Ctrl-C 只停下那个回答",
 }
 OTHER_NAMES = {"/reset": "/clear", "/quit": "/exit"}
-SETTINGS = {
-    "max_new_tokens": ("max_tokens", int, "一次回答最多多少个词元"),
-    "temperature": ("temperature", float, "0 = 每次都选最可能的; 越大越多变"),
-    "top_p": ("top_p", float, "只从累计概率达到它的词元里选; 1 = 不限"),
-    "top_k": ("top_k", int, "只从最可能的这么多个词元里选; 0 = 不限"),
-    "repetition_penalty": ("repetition_penalty", float, "提示和回答里出现过的词元变难选; 1 = 不惩罚"),
-    "frequency_penalty": ("frequency_penalty", float, "回答里出现得越多越难选; 0 = 不惩罚"),
-    "presence_penalty": ("presence_penalty", float, "回答里出现过就难选; 0 = 不惩罚"),
-    "seed": ("seed", int, "随机种子; none = 每次不同"),
-}
-"""What ``/params`` shows and takes: name -> (field of SamplingParams, kind, meaning)."""
 CONTROLS = {code: "?" for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 """What a model's text may not send to a terminal: it could move the cursor, or type."""
 
@@ -155,9 +145,9 @@ class ChatSession:
         spoken: list[str] = []
         ends: list[Completion] = []
         try:
-            for text in _keeping(self.engine.stream(messages, params), ends):
+            for text in keeping(self.engine.stream(messages, params), ends):
                 spoken.append(text)
-                self._write(text.translate(CONTROLS))
+                self._write(printable(text))
         except KeyboardInterrupt:
             pass
         finally:
@@ -251,7 +241,7 @@ class ChatSession:
         if last is None:
             self._tell("还没有问过问题")
             return
-        self._write(f"{last.rendered.text.translate(CONTROLS)}\n")
+        self._write(f"{printable(last.rendered.text)}\n")
         who = "底座" if last.is_base else "模型"
         self._tell(f"以上是发给{who}的原文: {last.prompt_tokens} 个词元, 模板 {self.engine.template.name}")
         self._tell("停止符  " + "  ".join(map(repr, [*last.rendered.stops, *last.params.stops])))
@@ -261,7 +251,7 @@ class ChatSession:
     def _params(self, rest: str) -> None:
         if rest:
             self.params = changed(self.params, rest)
-        shown = {f"{name}={value}": SETTINGS[name][2] for name, value in _settings(self.params).items()}
+        shown = {f"{name}={value}": SETTINGS[name].meaning for name, value in _settings(self.params).items()}
         self._write(_table(shown))
 
     def _save(self, name: str) -> None:
@@ -286,24 +276,24 @@ def changed(params: SamplingParams, text: str) -> SamplingParams:
     values: dict[str, int | float | None] = {}
     for word in text.split():
         name, _, value = word.partition("=")
-        field, kind, meaning = SETTINGS.get(name, ("", int, ""))
-        if not field:
+        setting = SETTINGS.get(name)
+        if setting is None:
             near = difflib.get_close_matches(name, SETTINGS, n=1)
             guess = f", 是不是 {near[0]}?" if near else ""
             raise ConfigError("infer.sampling", f"没有叫 {name!r} 的参数{guess}", hint="/params 看全部")
         try:
-            values[field] = None if field == "seed" and value == "none" else kind(value)
+            values[setting.field] = None if name == "seed" and value == "none" else setting.kind(value)
         except ValueError:
-            kinds = "整数" if kind is int else "数"
+            kinds = "整数" if setting.kind is int else "数"
             raise ConfigError(
-                "infer.sampling", f"{name} 要写成 {name}={kinds}, 不是 {word!r}", place=name, hint=meaning
+                "infer.sampling", f"{name} 要写成 {name}={kinds}, 不是 {word!r}", place=name, hint=setting.meaning
             ) from None
     return replace(params, **values)  # type: ignore[arg-type]
 
 
 def _settings(params: SamplingParams) -> dict[str, str]:
     """What ``/params`` shows, by the names that it takes."""
-    values = {name: getattr(params, field) for name, (field, _, _) in SETTINGS.items()}
+    values = {name: getattr(params, setting.field) for name, setting in SETTINGS.items()}
     return {name: "none" if value is None else str(value) for name, value in values.items()}
 
 
@@ -323,7 +313,12 @@ def _table(rows: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
-def _keeping(answer: Generator[str, None, Completion], ends: list[Completion]) -> Iterator[str]:
+def printable(text: str) -> str:
+    """A model's text without what would move a terminal's cursor, or type."""
+    return text.translate(CONTROLS)
+
+
+def keeping(answer: Generator[str, None, Completion], ends: list[Completion]) -> Iterator[str]:
     """The pieces of an answer; what it ended with goes to ``ends``."""
     ends.append((yield from answer))
 

@@ -164,7 +164,7 @@ def _check_json(body: bytes) -> None:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise ApiError(400, f"请求的内容不是 JSON: {error}", code="invalid_json") from None
+        raise ApiError(400, f"请求的内容{_why_no_json(body, error)}", code="invalid_json") from None
     level = [value]
     for _ in range(DEEPEST):
         level = [
@@ -176,6 +176,16 @@ def _check_json(body: bytes) -> None:
         if not level:
             return
     raise ApiError(400, f"JSON 最多套 {DEEPEST} 层", code="invalid_json")
+
+
+def _why_no_json(body: bytes, error: orjson.JSONDecodeError) -> str:
+    if not body.strip():
+        return "是空的"
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as found:
+        return f"不是 UTF-8: 从第 {found.start + 1} 个字节起读不出来 (GBK 的要先转成 UTF-8)"
+    return f"不是 JSON: 第 {error.lineno} 行第 {error.colno} 个字符起读不下去 ({error.msg})"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -102,5 +102,5 @@ def invalid(errors: Sequence[Any]) -> ApiError:
     if worst["type"] == "json_invalid":
         return ApiError(400, "请求的内容不是 JSON", code="invalid_json")
     told = WORDS.get(worst["type"])
-    why = told.format(**worst.get("ctx", {})) if told else worst["msg"]
+    why = told.format(**worst.get("ctx", {})).replace(" or ", " 或 ") if told else worst["msg"]
     return ApiError(400, f"{param or '请求的内容'} 不对: {why}", code="invalid_value", param=param)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from hantune.data import packed
+from hantune.data import packed, rows
 from hantune.data.prepare import prepare
 from hantune.data.sources import expand, inspect, read_rows
 from hantune.errors import DataError, HantuneError
@@ -83,8 +83,19 @@ def test_every_wrong_type_has_a_way_of_its_own(tmp_path: Path, name: str, way: s
     assert way in str(refused(tmp_path / "in", tmp_path / "out").hint)
 
 
-@pytest.mark.parametrize(("megabytes", "is_kept"), [(54, True), (66, False)])
-def test_one_line_of_many_megabytes(tmp_path: Path, megabytes: int, is_kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("megabytes", "longest", "is_kept"),
+    [
+        (1, 2, True),
+        (3, 2, False),
+        pytest.param(54, 64, True, marks=pytest.mark.slow),
+        pytest.param(66, 64, False, marks=pytest.mark.slow),
+    ],
+)
+def test_one_line_of_many_megabytes(
+    tmp_path: Path, megabytes: int, longest: int, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "LONGEST_LINE", longest << 20)
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": "' + "a" * (megabytes << 20) + '", "answer": "b"}\n' + GOOD, encoding="utf-8")
     manifest = prepare([str(path)], tmp_path / "out", workers=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data.borders import BORDER, Borders, to_points, whole_texts
@@ -17,6 +17,7 @@ from hantune.data.junctions import find_borders
 from hantune.data.tokens import WITH_PREFIX, WITHOUT_PREFIX, Encoder
 from tests.conftest import SHARED_DATA
 from tests.data.dialogues import FRAGMENTS, encoder_of
+from tests.laws import examples
 
 HAN = st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF)
 ASCII = st.characters(max_codepoint=0x7F, exclude_characters="\0")
@@ -46,7 +47,7 @@ def slow(encoder: Encoder, which: int, each: list[str]) -> list[list[int]]:
 
 
 @given(given=st.lists(texts, min_size=1, max_size=5), which=st.sampled_from([WITH_PREFIX, WITHOUT_PREFIX]))
-@settings(max_examples=150)
+@examples(40, 150)
 def test_tables_say_what_the_tokenizer_says(given: list[str], which: int, encoder: Encoder) -> None:
     assert encoder.borders is not None
     filler = "好" * 300  # enough for the tables to be used
@@ -129,7 +130,7 @@ def test_words_are_forgotten_before_they_fill_the_memory(sp_tokenizer: Any, monk
 
 
 @given(given=st.lists(texts, min_size=3, max_size=3))
-@settings(max_examples=100)
+@examples(30, 100)
 def test_folding_changes_no_ids(given: list[str], encoder: Encoder) -> None:
     before, middle, after = map(to_points, given)
     borders = encoder.borders

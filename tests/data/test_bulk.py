@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data.bulk import Block, Bulk
@@ -19,6 +19,7 @@ from hantune.data.types import Conversation, Message
 from hantune.errors import DataError
 from tests.data import chat_templates as shapes
 from tests.data.dialogues import changed, clean_texts, conversation, conversations, encoder_of, stripped_texts
+from tests.laws import examples
 
 ALL = TEMPLATES | {
     "system": get_template("llama2", system="你是助手。"),
@@ -71,7 +72,7 @@ def assert_same(talks: Sequence[Conversation], bulk: Bulk) -> None:
     max_tokens=st.sampled_from([24, 80, 2048]),
     max_turns=st.sampled_from([None, 1, 2]),
 )
-@settings(max_examples=12)
+@examples(4, 12)
 def test_blocks_are_what_fit_many_says(
     name: str, given: list[list[Message]], max_tokens: int, max_turns: int | None, encoder: Encoder
 ) -> None:

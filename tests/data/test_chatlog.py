@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data import spill
@@ -18,6 +18,7 @@ from hantune.errors import DataError
 from hantune.log import console
 from tests.data.formats import exports
 from tests.data.formats.exports import HU, ME, MEI, Line, on, qq_block, qq_file, qq_message, saved, talk
+from tests.laws import examples
 
 LINES = talk(
     (MEI, "周末去爬山吗", 0), (ME, "去", 60), (ME, "几点", 60), (MEI, "九点\n老地方", 60), (ME, "好", 60),
@@ -186,7 +187,7 @@ def test_thirty_lines_of_the_wrong_person_are_explained(tmp_path: Path) -> None:
     assert "确认 --me 说的是你自己" in report.text()
 
 
-@settings(max_examples=40)
+@examples(15, 40)
 @given(
     st.lists(
         st.tuples(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data import glance as module
@@ -21,6 +21,7 @@ from hantune.errors import RefusedError
 from tests.data import chat_templates as shapes
 from tests.data.dialogues import clean_texts, conversation, conversations, encoder_of, stripped_texts
 from tests.data.mutants import AddsNewline, EndsWithWords, ForgetsTerminator, LearnsNothing
+from tests.laws import examples
 
 LLAMA2 = TEMPLATES["llama2"]
 MUTANTS = [mutant(name="llama2") for mutant in (AddsNewline, EndsWithWords, ForgetsTerminator, LearnsNothing)]
@@ -59,7 +60,7 @@ def assert_same(talks: Sequence[Conversation], encoder: Encoder, template: Templ
 @given(
     given=TALKS, size=st.integers(1, 12), max_tokens=st.sampled_from([24, 2048]), max_turns=st.sampled_from([None, 1])
 )
-@settings(max_examples=6)
+@examples(2, 6)
 def test_the_same_as_one_by_one(
     encoder: Encoder, template: Template, given: Any, size: int, max_tokens: int, max_turns: int | None
 ) -> None:

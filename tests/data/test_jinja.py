@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 
 from hantune.data.templates import TEMPLATES, JinjaTemplate, Marks, get_template
 from hantune.data.types import Message
 from hantune.errors import RefusedError
 from tests.data import chat_templates as shapes
 from tests.data.dialogues import as_dicts, clean_texts, conversations, stripped_texts, talk
+from tests.laws import examples
 
 MARKS = Marks(specials=("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"))
 STABLE = {"llama2": shapes.LLAMA2, "chatml": shapes.CHATML, "generation": shapes.GENERATION, "trim": shapes.NO_SYSTEM}
@@ -30,7 +30,7 @@ def learned(template: JinjaTemplate, messages: list[Message]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["llama2", "chatml"])
 @given(messages=conversations(stripped_texts, learn=True))
-@hypothesis_settings(max_examples=25)
+@examples(8, 25)
 def test_found_spans_equal_the_built_in_templates(name: str, messages: list[Message]) -> None:
     for each in (messages, messages[:-1]):
         assert own(STABLE[name]).render(each, MARKS) == TEMPLATES[name].render(each, MARKS)
@@ -38,7 +38,7 @@ def test_found_spans_equal_the_built_in_templates(name: str, messages: list[Mess
 
 @pytest.mark.parametrize("name", STABLE)
 @given(messages=conversations(clean_texts), asked=conversations(clean_texts, prompt=True))
-@hypothesis_settings(max_examples=25)
+@examples(8, 25)
 def test_law_2_joined_segments_are_what_transformers_renders(
     name: str, messages: list[Message], asked: list[Message], sp_tokenizer: Any
 ) -> None:
@@ -54,7 +54,7 @@ def test_law_2_joined_segments_are_what_transformers_renders(
 
 @pytest.mark.parametrize("name", STABLE)
 @given(messages=conversations(clean_texts, learn=True))
-@hypothesis_settings(max_examples=25)
+@examples(8, 25)
 def test_law_1_prompt_segments_are_the_first_training_segments(name: str, messages: list[Message]) -> None:
     messages = [message for message in messages if message.role != "system"]
     template = own(STABLE[name])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data.borders import EDGE, WIDE, Borders, to_points
@@ -19,6 +19,7 @@ from hantune.data.junctions import FAMILIES, Family, byte_level_alphabet, find_b
 from hantune.data.tokens import WITHOUT_PREFIX, Encoder
 from tests.conftest import SENTENCES
 from tests.data.dialogues import changed, encoder_of
+from tests.laws import examples
 
 NAMES = ("llama3", "qwen2", "gpt2", "bloom")
 CLASSES = ("好世Aſlré", "12²", "\r\n", " \t\u3000", "'，!😀_|(\u0301")
@@ -114,7 +115,7 @@ def assert_same(encoder: Encoder, given: list[str]) -> None:
 
 
 @given(given=st.lists(texts, min_size=1, max_size=6))
-@settings(max_examples=150)
+@examples(40, 150)
 def test_tables_say_what_the_tokenizer_says(given: list[str], encoder: Encoder) -> None:
     if "borders" not in vars(encoder):
         borders_of(encoder)
@@ -122,7 +123,7 @@ def test_tables_say_what_the_tokenizer_says(given: list[str], encoder: Encoder) 
 
 
 @given(given=st.lists(st.text(HARD, min_size=1, max_size=12), min_size=1, max_size=6))
-@settings(max_examples=150)
+@examples(40, 150)
 def test_merges_across_everything(given: list[str], encoder: Encoder) -> None:
     if "borders" not in vars(encoder):
         borders_of(encoder)
@@ -137,7 +138,7 @@ def test_words_are_short(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(left=texts, right=texts)
-@settings(max_examples=300)
+@examples(80, 300)
 def test_a_cut_keeps_what_the_expression_splits(name: str, left: str, right: str) -> None:
     family = FAMILIES[NAMES.index(name)]
     class_of = _classes_of(family)
@@ -157,7 +158,7 @@ def test_a_cut_keeps_what_the_expression_splits(name: str, left: str, right: str
 
 @pytest.mark.parametrize("name", NAMES)
 @given(word=st.text(st.sampled_from("好世aſ12²\r\n \t\u3000，!😀_|"), min_size=2, max_size=5))
-@settings(max_examples=400)
+@examples(100, 400)
 def test_a_word_that_merges_join_is_not_split(name: str, word: str) -> None:
     family = FAMILIES[NAMES.index(name)]
     class_of = _classes_of(family)

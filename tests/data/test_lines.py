@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data.clean.screen import Screen
@@ -16,6 +16,7 @@ from hantune.data.lines import read_lines
 from hantune.data.prepared import Columns
 from hantune.data.split import content_id, normal_text
 from hantune.data.types import Conversation, Message, Row
+from tests.laws import examples
 
 SEGMENTED = (
     "你 去 那儿 竟然 不喊 我", "M a y d a y", "3 1 万", "SEED.24 小时", "ok , fine", "a. b", "… …", "T . T", "，",
@@ -38,7 +39,7 @@ def one_by_one(lines: list[bytes], max_turns: int | None) -> dict[str, dict[str,
 
 
 @given(dialogues, st.sampled_from([None, 1, 2]))
-@settings(max_examples=300)
+@examples(60, 300)
 def test_dialogues_are_what_the_format_says(given: list[list[str]], max_turns: int | None) -> None:
     lines = [orjson.dumps(each) for each in [*given, ["好", "好 的"]]]
     found = read_lines(b"\n".join(lines), "a", 0, max_turns)
@@ -93,8 +94,10 @@ def test_dialogues_that_something_acts_on_are_left_out() -> None:
     assert (found.lines.tolist(), found.others.tolist()) == ([0, 2], [1])
 
 
-def test_every_character_alone_and_after_a_letter() -> None:
-    letters = [chr(point) for point in range(0x20000) if chr(point).isprintable() and chr(point) not in '"\\ ']
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_character_alone_and_after_a_letter(step: int) -> None:
+    """Of the usual run, every seventh: each block of Unicode is met."""
+    letters = [chr(point) for point in range(0, 0x20000, step) if chr(point).isprintable() and chr(point) not in '"\\ ']
     dialogues = [[before + letter, "か"] for letter in letters for before in ("", "か가e")]
     found = read_lines(b"\n".join(map(orjson.dumps, dialogues)), "a", 0)
     assert found is not None

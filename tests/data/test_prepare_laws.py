@@ -114,7 +114,10 @@ def test_two_workers_are_one(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_killed_at_any_moment_and_run_again(tmp_path: Path, sources: tuple[list[str], str]) -> None:
+@pytest.mark.parametrize("shares", [(0, 0.6), pytest.param((0, 0.3, 0.6, 0.9), marks=pytest.mark.slow)])
+def test_killed_at_any_moment_and_run_again(
+    tmp_path: Path, sources: tuple[list[str], str], shares: tuple[float, ...]
+) -> None:
     """Kills spread over the time between the first file and the end; the last run sweeps what they left."""
     words = ["--dedup", "near", "--clean", "default", "--max-samples", "900", "--workers", "1", "--quiet"]
     command = [sys.executable, "-m", "hantune", "data", "prepare", *sources[0], *words, "--out"]
@@ -134,7 +137,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path: Path, sources: tuple[list[
 
     code, whole = attempt(tmp_path / "one", 600)
     assert code == 0
-    codes = [attempt(tmp_path / "out", whole * share)[0] for share in (0, 0.3, 0.6, 0.9)]
+    codes = [attempt(tmp_path / "out", whole * share)[0] for share in shares]
     assert codes[0] == -signal.SIGKILL
     assert attempt(tmp_path / "out", 600)[0] == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "one")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from hantune.data.prepare import blocked_words, prepare
 from hantune.data.prepared import open_prepared
 from hantune.errors import ConfigError, DataError
+from tests.laws import examples
 
 SECRETS = ("13800138000", "abc@qq.com", "110101199003077715", "张三", "小李")
 
@@ -184,7 +185,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(8, 25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     train=RECORDS,
     val=RECORDS,

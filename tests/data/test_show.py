@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hantune.data.show import Piece, coloured, mask_view
@@ -14,6 +13,7 @@ from hantune.data.templates import TEMPLATES
 from hantune.data.tokens import Encoder, cut
 from hantune.data.types import Example
 from tests.data.dialogues import encoder_of, talk
+from tests.laws import examples
 
 RARE = "龘靐齉😀👨‍👩‍👧é习"
 
@@ -41,7 +41,7 @@ def test_han_character_of_llama_2_is_one_piece_with_its_bytes(llama2_tokenizer: 
 
 
 @given(ids=st.lists(st.integers(3, 757), max_size=12), flips=st.lists(st.booleans(), min_size=12, max_size=12))
-@hypothesis_settings(max_examples=60)
+@examples(20, 60)
 def test_any_ids_can_be_shown(ids: list[int], flips: list[bool], sp_tokenizer: Any) -> None:
     encoder = encoder_of(sp_tokenizer)
     example = Example(ids=tuple(ids), mask=tuple(int(flip) for flip in flips[: len(ids)]))

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data.strings import Characters, is_text, plain_strings, unescaped
+from tests.laws import examples
 
 PIECES = (
     '["',
@@ -48,7 +49,7 @@ def parsed(line: str) -> list[str] | None:
 
 
 @given(lines)
-@settings(max_examples=500)
+@examples(100, 500)
 def test_strings_are_what_a_parser_finds(given: list[str]) -> None:
     plain, others, strings = plain_strings("".join(line + "\n" for line in given).encode())
     expected = [parsed(line) for line in given]

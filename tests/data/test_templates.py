@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 
 from hantune.data.templates import TEMPLATES, Marks, get_template, restore_template
 from hantune.data.types import Message
 from hantune.errors import ConfigError, DataError, RefusedError
 from tests.data.dialogues import as_dicts, conversations, stripped_texts, talk
+from tests.laws import examples
 
 TASK = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 PAIRED_TASK = (
@@ -90,14 +90,14 @@ def test_every_template_has_a_reference() -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=conversations(stripped_texts))
-@hypothesis_settings(max_examples=20)
+@examples(8, 20)
 def test_law_2_joined_segments_are_the_reference_text(name: str, messages: list[Message]) -> None:
     assert TEMPLATES[name].render(messages, Marks()).text == reference(name, messages)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=conversations(stripped_texts, learn=True))
-@hypothesis_settings(max_examples=20)
+@examples(8, 20)
 def test_prompt_segments_are_the_first_training_segments(name: str, messages: list[Message]) -> None:
     template = TEMPLATES[name]
     whole = template.render(messages, Marks()).segments
@@ -183,7 +183,7 @@ def render_with_transformers(tokenizer: Any, source: str, messages: Sequence[Mes
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("system", [None, '默认 "系统" {{ x }}\n第二行 😀'])
 @given(messages=conversations(stripped_texts), asked=conversations(stripped_texts, prompt=True))
-@hypothesis_settings(max_examples=8)
+@examples(4, 8)
 def test_jinja_twin_says_the_same(
     name: str, system: str | None, messages: list[Message], asked: list[Message], sp_tokenizer: Any
 ) -> None:

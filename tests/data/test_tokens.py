@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 
 from hantune.data.show import mask_view
 from hantune.data.templates import TEMPLATES, JinjaTemplate, Template
@@ -26,6 +25,7 @@ from tests.data.dialogues import (
     stripped_texts,
     talk,
 )
+from tests.laws import examples
 
 TOKENIZERS = ["llama2_tokenizer", "sp_tokenizer", "byte_tokenizer"]
 OWN = {
@@ -48,7 +48,7 @@ def llama2(llama2_tokenizer: Any) -> Encoder:
 
 @pytest.mark.parametrize("name", ALL)
 @given(messages=conversations(clean_texts, learn=True))
-@hypothesis_settings(max_examples=12)
+@examples(5, 12)
 def test_law_1_prompt_ids_are_the_first_training_ids(name: str, messages: list[Message], encoder: Encoder) -> None:
     template = ALL[name]
     whole = encoder.encode(template.render(messages, encoder.marks))
@@ -59,7 +59,7 @@ def test_law_1_prompt_ids_are_the_first_training_ids(name: str, messages: list[M
 
 @pytest.mark.parametrize("name", ALL)
 @given(messages=conversations(stripped_texts))
-@hypothesis_settings(max_examples=12)
+@examples(5, 12)
 def test_law_2_ids_stand_for_the_text_and_the_mask_for_the_answers(
     name: str, messages: list[Message], encoder: Encoder
 ) -> None:
@@ -79,7 +79,7 @@ LAW_3 = [
 
 @pytest.mark.parametrize(("tokenizer_name", "source", "built_in"), LAW_3)
 @given(messages=conversations(plain_texts), asked=conversations(plain_texts, prompt=True))
-@hypothesis_settings(max_examples=25)
+@examples(8, 25)
 def test_law_3_ids_equal_apply_chat_template(
     tokenizer_name: str,
     source: str,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data import words as words_module
 from hantune.data.words import LONGEST, Words, gather, texts_of
+from tests.laws import examples
 
 FIRST = 0x110000
 word_lists = st.lists(st.text("ab\0好😀", min_size=1, max_size=LONGEST + 3), min_size=1, max_size=30)
@@ -21,7 +22,7 @@ def number(words: Words, given: list[str]) -> list[int]:
 
 
 @given(batches=st.lists(word_lists, min_size=1, max_size=3))
-@settings(max_examples=60)
+@examples(20, 60)
 def test_a_number_for_each_word(batches: list[list[str]]) -> None:
     words, known = Words(FIRST), dict[str, int]()
     for batch in batches:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data.store import TokenStore
 from hantune.data.tokens import Encoder
 from hantune.evaluate import memorised
 from hantune.evaluate.memorised import LearnedText
+from tests.laws import examples
 
 Row = tuple[Sequence[int], Sequence[int]]
 POEM = "床前明月光疑是地上霜举头望明月低头思故乡春眠不觉晓处处闻啼鸟夜来风雨声花落知多少"
@@ -97,7 +98,7 @@ TOKENS = st.sampled_from([100, 101, 102, 2])  # three bytes of text, and the end
 SAMPLE = st.lists(st.tuples(TOKENS, st.sampled_from([0, 1, 1, 1])), min_size=1, max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(60, 200)
 @given(
     samples=st.lists(SAMPLE, min_size=1, max_size=6),
     answer=st.lists(st.sampled_from([100, 101, 102]), max_size=8),

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import hantune.infer.sample as sample
 from hantune.errors import ConfigError
 from hantune.infer.sample import Sampler, SamplingParams, candidates, log_probabilities, next_tokens
+from tests.laws import examples
 
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12).map(lambda values: torch.tensor([values]))
 
@@ -47,7 +48,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(logits_BV: Tensor, p: float
     assert len(ids) == 1 or mass - float(min(probabilities[i] for i in ids)) < p + 1e-5
 
 
-@settings(max_examples=40)
+@examples(15, 40)
 @given(logits_BV=LOGITS, p=st.floats(0.05, 0.999), tries=st.sampled_from([1, 2, 8]))
 def test_drawing_again_stays_in_the_nucleus(logits_BV: Tensor, p: float, tries: int) -> None:
     """The way without sorting draws from the sorted one's set (a sum within 1e-5 of p may fall either way)."""

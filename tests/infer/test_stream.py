@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hantune.data.tokens import Encoder
 from hantune.infer.stream import Pieces, TextStream, _overlap
+from tests.laws import examples
 
 TORN = "\N{REPLACEMENT CHARACTER}"
 TEXTS = st.text(alphabet=st.sampled_from("你好龘靐😀é aZ\n\t，。▁Ġ<>x0"), max_size=24)
@@ -37,7 +38,7 @@ def own_text(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-@settings(max_examples=60)
+@examples(20, 60)
 @given(data=st.data())
 def test_the_joined_stream_is_the_tokenizers_own_text(tokenizer: Any, pieces: Pieces, data: st.DataObject) -> None:
     """Random ids too: real texts, torn characters, special tokens in between."""

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from hantune.data.batch import Documents
 from hantune.models import attention
 from hantune.models.attention import NAME, attend, use
+from tests.laws import examples
 
 
 def alone(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -29,7 +30,7 @@ def alone(q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, lengths: tuple[int, ...])
     return torch.cat(outputs)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(8, 25)
 @given(st.lists(st.integers(1, 11), min_size=1, max_size=6), st.sampled_from([1, 2, 4]), st.sampled_from([3, 256]))
 def test_outputs_and_gradients_are_those_of_the_documents(lengths: list[int], key_heads: int, block: int) -> None:
     torch.manual_seed(0)

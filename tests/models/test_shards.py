@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hantune.errors import ModelError
 from hantune.models import shards
 from hantune.models.shards import DTYPE_NAMES, INDEX, WEIGHTS, TensorSpec, read_header, tensor_places, write_tensors
+from tests.laws import examples
 
 
 def specs_of(tensors: dict[str, torch.Tensor]) -> dict[str, TensorSpec]:
@@ -31,7 +32,7 @@ TENSORS = {
 
 
 @given(st.permutations(list(TENSORS)), st.sampled_from([1, 30, 60, 10**6]))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(10, 30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_read_back_by_the_library(tmp_path: Path, order: list[str], limit: int) -> None:
     for old in tmp_path.iterdir():
         old.unlink()

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from hantune.paths import RunFolder
 from hantune.report.data import RunData, read_run
 from hantune.report.page import MAX_ANSWERS, MAX_PROBE_STEPS, _ending, render, write_report
+from tests.laws import examples
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' {{ 7 * 7 }} </pre></style>"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -224,7 +225,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@examples(15, 60, suppress_health_check=list(HealthCheck))
 @given(config=OBJECTS, plan=OBJECTS, manifest=OBJECTS, evaluation=OBJECTS, env=OBJECTS, adapter=OBJECTS, events=EVENTS)
 def test_whatever_the_files_hold_a_page_is_made(
     config: Any, plan: Any, manifest: Any, evaluation: Any, env: Any, adapter: Any, events: Any

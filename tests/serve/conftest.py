@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from hantune.serve.app import Settings, build
 from hantune.serve.served import Served
 from hantune.serve.server import Server, configuration
 
+CHAT = "/v1/chat/completions"
 KEY = "sk-the-right-key-0123456789"
 MODELS = {"tiny": None, "pupil": "default"}
 
@@ -92,6 +95,26 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CachedDecoder, "step", slowly)
 
 
+@pytest.fixture
+def breaks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """``breaks()``: the third step from now on fails, and no other."""
+    step, left = CachedDecoder.step, 0
+
+    def fail(self: CachedDecoder) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise RuntimeError("broken")
+        step(self)
+
+    def begin() -> None:
+        nonlocal left
+        left = 3
+
+    monkeypatch.setattr(CachedDecoder, "step", fail)
+    return begin
+
+
 @dataclass
 class Live:
     """A server on a real socket of this machine."""
@@ -157,6 +180,21 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
         time.sleep(0.005)
 
 
+def send(live: Live, body: dict[str, Any]) -> socket.socket:
+    """A chat request on its way; nothing is read."""
+    payload = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    connection = socket.create_connection(("127.0.0.1", live.port), timeout=30)
+    connection.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
+    return connection
+
+
+def is_idle(live: Live) -> bool:
+    """Whether no answer, no request in the queue and no place is taken."""
+    stats = live.served.scheduler.stats()
+    return stats.running == stats.queued == 0 and not live.app.state.places.taken
+
+
 def ask(text: str = "你好", **fields: Any) -> dict[str, Any]:
     """The body of a short greedy chat request."""
     settings = {"model": "tiny", "max_tokens": 8, "temperature": 0}
@@ -165,7 +203,5 @@ def ask(text: str = "你好", **fields: Any) -> dict[str, Any]:
 
 def events(text: str) -> list[Any]:
     """The data of server-sent events; ``[DONE]`` as it stands."""
-    import json
-
     found = [part.removeprefix("data: ") for part in text.split("\n\n") if part.startswith("data: ")]
     return [part if part == "[DONE]" else json.loads(part) for part in found]

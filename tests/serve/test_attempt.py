@@ -5,33 +5,16 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from hantune.infer.decode import CachedDecoder
 from hantune.infer.scheduler import Done
 from hantune.serve.attempt import Attempt
-from tests.serve.conftest import Live, ask, events, until
+from tests.serve.conftest import CHAT, Live, ask, events, is_idle, send, until
 
-CHAT = "/v1/chat/completions"
 LONG = {"max_tokens": 400}
-
-
-def send(live: Live, body: dict[str, Any]) -> socket.socket:
-    """A request on its way; nothing is read."""
-    payload = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    connection = socket.create_connection(("127.0.0.1", live.port), timeout=30)
-    connection.sendall(f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload)
-    return connection
-
-
-def is_idle(live: Live) -> bool:
-    stats = live.served.scheduler.stats()
-    return stats.running == stats.queued == 0 and not live.app.state.places.taken
 
 
 @pytest.mark.usefixtures("slow")
@@ -67,21 +50,12 @@ def test_an_answer_that_takes_too_long_is_told(open_client: Callable[..., Any], 
     until(lambda: served.scheduler.stats().finished == {"cancelled": 2})
 
 
-def test_a_model_that_fails_is_told_and_the_server_lives(own_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, count = CachedDecoder.step, 0
-
-    def fail(self: CachedDecoder) -> None:
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise RuntimeError("broken")
-        step(self)
-
-    monkeypatch.setattr(CachedDecoder, "step", fail)
+def test_a_model_that_fails_is_told_and_the_server_lives(own_client: Any, breaks: Callable[[], None]) -> None:
+    breaks()
     *chunks, error, done = events(own_client.post(CHAT, json=ask(stream=True)).text)
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
     assert (error["error"]["code"], error["error"]["type"], done) == ("generation_failed", "server_error", "[DONE]")
-    count = 0
+    breaks()
     assert own_client.post(CHAT, json=ask()).status_code == 500
     assert own_client.post(CHAT, json=ask()).status_code == 200
 

@@ -123,20 +123,9 @@ def _occupy(served: Served) -> Any:
     return scheduler.submit(Request(messages=(Message(role="user", text="占着"),), params=params))
 
 
-def test_a_broken_stream_raises(own: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
-    from hantune.infer.decode import CachedDecoder
-
+def test_a_broken_stream_raises(own: Callable[..., Live], breaks: Callable[[], None]) -> None:
     live = own()
-    step, count = CachedDecoder.step, 0
-
-    def fail(self: CachedDecoder) -> None:
-        nonlocal count
-        count += 1
-        if count == 3:
-            raise RuntimeError("broken")
-        step(self)
-
-    monkeypatch.setattr(CachedDecoder, "step", fail)
+    breaks()
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=0) as client:
         stream = client.chat.completions.create(messages=MESSAGES, stream=True, **GREEDY)
         with pytest.raises(openai.APIError, match="broken"):

@@ -106,3 +106,17 @@ def test_while_it_stops_nothing_new_is_taken(own_client: Any, served: Any) -> No
     assert code(response) == (503, "server_closing")
     assert response.headers["retry-after"]
     assert own_client.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b" ", "是空的"),
+        ('{"model": "你"}'.encode("gb18030"), "不是 UTF-8: 从第 12 个字节起读不出来 (GBK 的要先转成 UTF-8)"),
+        (b'{"model":\n  tiny}', "不是 JSON: 第 2 行第 3 个字符起读不下去"),
+    ],
+)
+def test_why_a_body_is_no_json_is_told(client: Any, body: bytes, why: str) -> None:
+    response = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+    assert response.json()["error"]["message"].startswith(f"请求的内容{why}")

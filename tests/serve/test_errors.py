@@ -48,6 +48,8 @@ def test_of_a_union_the_branch_that_was_meant_is_told() -> None:
     ]
     error = invalid(branches)
     assert (error.param, error.message) == ("stop", "stop 不对: 最多 16 个")
+    choice = {"loc": ("body", "role"), "type": "literal_error", "msg": "", "ctx": {"expected": "'a', 'b' or 'c'"}}
+    assert invalid([choice]).message == "role 不对: 要 'a', 'b' 或 'c'"
     missing = invalid([{"loc": ("body", "messages", 0, "role"), "type": "missing", "msg": ""}])
     assert (missing.param, missing.code) == ("messages[0].role", "missing_field")
     unknown = invalid([{"loc": ("body",), "type": "new_type_of_error", "msg": "as pydantic says"}])

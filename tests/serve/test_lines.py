@@ -31,7 +31,7 @@ def answered(engine: Engine, folder: Path, *lines: Any) -> list[dict[str, Any]]:
     source, output = folder / "in.jsonl", folder / "out.jsonl"
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     source.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
-    counts = answer_file(engine, source, output, PARAMS, batch_size=3, form=OpenAILines())
+    counts = answer_file(lambda: engine, source, output, PARAMS, batch_size=3, form=OpenAILines())
     found = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert len(found) == len(lines) == counts["answers"] + counts["errors"]
     assert len({line["id"] for line in found}) == len(found)

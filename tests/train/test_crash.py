@@ -49,7 +49,7 @@ def make_config(model: Path, data: Path, out: Path) -> RunConfig:
         adapter=AdapterSection(rank=4, dropout=0.1),
         train=TrainSection(
             output_dir=str(out), epochs=1, batch_size=8, accumulation_steps=2, precision="float32", device="cpu",
-            threads=1, save_every_steps=2, learning_rate=1e-3,
+            threads=1, save_every_steps=2, learning_rate=1e-3, memory_check=False,
         ),  # fmt: skip
         eval=EvalSection(every_steps=6, max_samples=16, probes=("你好", "谢谢", "再见"), probe_max_tokens=4,
                          probe_share=1),
@@ -133,7 +133,7 @@ def reference(tiny_llama_folder: Path, dialogues: Path, tmp_path_factory: pytest
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("most", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_leave_no_trace(
     tiny_llama_folder: Path, dialogues: Path, tmp_path: Path, reference: tuple[Any, float], most: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import ChainMap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from tests.models.conftest import move
 from tests.runs import small_config
 from tests.train.test_loop import CPU, Chats, make_loop
 
-STEPS = 50
+STEPS = 20
 RATE = 2e-3
 """Larger ones are chaos on this toy: Adam lifts rounding in gradients that are nearly nothing."""
 ADAPTERS: dict[str, dict[str, Any]] = {
@@ -56,7 +57,14 @@ LOSSES: dict[str, dict[str, Any]] = {
     "neftune": {"neftune_alpha": 5.0},
     "average": {"ema_decay": 0.9},
 }
+MANY = ("rslora", "last", "embeddings", "lora-plus", "smoothing", "neftune", "average")
+"""Options whose whole course is followed with the slow tests only: gradients, or all of them together, are quick."""
 Make = Callable[..., Any]
+
+
+def named(name: str, *values: Any) -> Any:
+    """A case of a test, slow where it is one of ``MANY``."""
+    return pytest.param(*values, id=name, marks=[pytest.mark.slow] if name in MANY else [])
 
 
 @pytest.fixture
@@ -103,7 +111,7 @@ def pefts_loss(model: Any, examples: list[Example], smoothing: float = 0.0) -> T
 
 
 def pefts_losses(model: Any, **settings: Any) -> list[float]:
-    """Loss of each of 50 steps in torch's and PEFT's own parts."""
+    """Loss of each of 20 steps in torch's and PEFT's own parts."""
     section = TrainSection(**({"learning_rate": RATE} | settings))
     parameters = trained_parameters(model)
     rate = section.learning_rate
@@ -138,13 +146,13 @@ def our_losses(model: Any, layout: Layout, *, steps: int = STEPS, **settings: An
 def assert_same_course(make: Make, layout: Layout, adapter: dict[str, Any], **settings: Any) -> None:
     expected = pefts_losses(make(**adapter), **settings)
     found = our_losses(make(fast=True, **adapter), layout, **settings)
-    assert expected[-1] < expected[0] - 0.1, "it learns"
+    assert expected[-1] < expected[1], "it learns"  # every second step has the same examples
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_after_fifty_steps_the_losses_are_pefts(adapter: str, make: Make) -> None:
-    assert_same_course(make, "packed", ADAPTERS[adapter])
+@pytest.mark.parametrize("adapter", [named(name, its) for name, its in ADAPTERS.items()])
+def test_after_twenty_steps_the_losses_are_pefts(adapter: dict[str, Any], make: Make) -> None:
+    assert_same_course(make, "packed", adapter)
 
 
 @pytest.mark.parametrize("option", ["lora-plus", "smoothing"])
@@ -196,7 +204,7 @@ def run_loop(folder: Path, model: Any, *, stop_at: int | None = None, resume: bo
         if step == stop_at:
             signal.raise_signal(signal.SIGTERM)
 
-    few = {"epochs": 2, "max_steps": 5, "accumulation_steps": 2}
+    few = {"epochs": 2, "max_steps": 3, "accumulation_steps": 2}
     loop, _ = make_loop(folder, model, evaluate=evaluate, **(few | settings))
     if resume:
         checkpoint = checkpoints.newest_checkpoint(RunFolder(folder))
@@ -209,11 +217,10 @@ def run_loop(folder: Path, model: Any, *, stop_at: int | None = None, resume: bo
 @pytest.mark.parametrize(
     ("adapter", "settings"),
     [
-        *((its, {}) for its in ADAPTERS.values()),
-        *(({"dropout": 0.1}, its) for its in LOSSES.values()),
-        ({"use_dora": True, "dropout": 0.1}, {name: value for its in LOSSES.values() for name, value in its.items()}),
+        *(named(name, its, {}) for name, its in ADAPTERS.items()),
+        *(named(name, {"dropout": 0.1}, its) for name, its in LOSSES.items()),
+        named("together", {"use_dora": True, "dropout": 0.1}, dict(ChainMap(*LOSSES.values()))),
     ],
-    ids=[*ADAPTERS, *LOSSES, "together"],
 )
 def test_a_resumed_run_is_bit_identical(
     adapter: dict[str, Any], settings: dict[str, Any], make: Make, tmp_path: Path
@@ -221,7 +228,7 @@ def test_a_resumed_run_is_bit_identical(
     settings = {"batching": "packed"} | settings
     whole = run_loop(tmp_path / "whole", make(fast=True, **adapter), **settings)
     with pytest.raises(Interrupted):
-        run_loop(tmp_path / "cut", make(fast=True, **adapter), stop_at=2, **settings)
+        run_loop(tmp_path / "cut", make(fast=True, **adapter), stop_at=1, **settings)
     cut = run_loop(tmp_path / "cut", make(fast=True, **adapter), resume=True, **settings)
     for is_averaged in (False, True):
         for name, parameter in whole.parameters.items():
@@ -230,7 +237,7 @@ def test_a_resumed_run_is_bit_identical(
         cut.stepper.ema.take()
     losses = [[e["loss"] for e in read_events(tmp_path / name / "events.jsonl", "step")] for name in ("whole", "cut")]
     assert losses[0] == losses[1]
-    assert len(losses[0]) == 5
+    assert len(losses[0]) == 3
 
 
 @pytest.mark.parametrize("settings", LOSSES.values(), ids=LOSSES)

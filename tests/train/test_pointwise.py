@@ -101,7 +101,7 @@ def test_the_whole_fast_path_is_pefts_and_transformers(
         assert float((fast[name] - value).norm()) <= 1e-5 * float(value.norm()) + 1e-7, name
 
 
-def test_fifty_steps_give_the_same_losses(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> None:
+def test_twenty_steps_give_the_same_losses(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> None:
     histories = []
     for is_fast in (False, True):
         model = tiny_llama(sp_tokenizer)
@@ -112,14 +112,14 @@ def test_fifty_steps_give_the_same_losses(tiny_llama: Callable[..., Any], sp_tok
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
         batch = collate(Chats(6).examples, layout="packed" if is_fast else "sorted", pad_id=3)
         losses = []
-        for _ in range(50):
+        for _ in range(20):
             nats, count = supervised_nats(model, batch)
             (nats / count).backward()
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(nats.detach()) / count)
         histories.append(losses)
-    assert histories[0][-1] < histories[0][0] - 0.5
+    assert histories[0][-1] < histories[0][0] - 0.2
     assert histories[1] == pytest.approx(histories[0], rel=1e-4)
 
 

@@ -22,6 +22,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, obj
     out = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASE_SETTINGS, "train.max_steps", 2)
+        patch.setitem(BASE_SETTINGS, "train.memory_check", False)
         patch.setitem(PERSONA_SETTINGS, "train.max_steps", 2)
         patch.setitem(PERSONA_SETTINGS, "train.device", "cpu")
         patch.setattr(demo_module, "ANSWER_TOKENS", 4)

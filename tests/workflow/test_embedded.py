@@ -17,6 +17,7 @@ from hantune.workflow.embedded import BASE_SETTINGS, persona_dialogues, persona_
 
 def test_teaching_makes_a_model_that_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASE_SETTINGS, "train.max_steps", 2)
+    monkeypatch.setitem(BASE_SETTINGS, "train.memory_check", False)
     model = teach_base(tmp_path / "base", device="cpu")
     run = RunFolder(tmp_path / "base")
     assert model == run.model

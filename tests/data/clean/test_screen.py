@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.data.clean.pipeline import Pipeline
@@ -18,6 +18,7 @@ from hantune.data.clean.screen import Screen, repeated
 from hantune.data.lines import LONGEST
 from hantune.data.prepare import prepare
 from hantune.data.types import Conversation, Message
+from tests.laws import examples
 
 RULES = tuple(name for name in NAMES if name != "simplified")  # opencc is an extra
 SPICES = (
@@ -37,7 +38,7 @@ def pipeline_of(names: str) -> Pipeline:
 
 
 @given(st.lists(texts.filter(str.strip), min_size=1, max_size=5), st.sampled_from([*RULES, ",".join(RULES)]))
-@settings(max_examples=400)
+@examples(80, 400)
 def test_no_rule_touches_what_the_screen_passes(given: list[str], names: str) -> None:
     pipeline = pipeline_of(names)
     assert pipeline.acts_on is not None

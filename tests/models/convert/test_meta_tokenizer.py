@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import regex
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.errors import ModelError
@@ -26,6 +26,7 @@ from hantune.models.convert.meta_tokenizer import (
 )
 from hantune.models.load import load_tokenizer
 from tests.conftest import SENTENCES
+from tests.laws import examples
 
 
 def lowest_rank_first(ranks: dict[bytes, int], word: bytes) -> list[int]:
@@ -60,7 +61,7 @@ TEXTS = st.text(st.sampled_from("你好 天气怎么样 \n\tab12 Hello的龘😀
 
 
 @given(TEXTS)
-@settings(max_examples=100)
+@examples(30, 100)
 def test_ids_are_those_of_sentencepiece(llama_2: tuple[Any, Any], text: str) -> None:
     converted, own = llama_2
     assert converted.encode(text, add_special_tokens=False) == own.encode(text)
@@ -74,7 +75,7 @@ def test_ids_are_those_of_sentencepiece_on_prose(llama_2: tuple[Any, Any]) -> No
 
 
 @given(TEXTS)
-@settings(max_examples=100)
+@examples(30, 100)
 def test_ids_are_those_of_tiktoken(llama_3: tuple[Any, dict[bytes, int]], text: str) -> None:
     converted, ranks = llama_3
     expected = [i for word in regex.findall(PATTERN, text) for i in lowest_rank_first(ranks, word.encode())]

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hantune.errors import ModelError
 from hantune.models.convert.pickles import PickleFile, Unsafe, walk
+from tests.laws import examples
 
 ROOT = Path(__file__).resolve().parents[3]
 DTYPES = (
@@ -55,7 +56,7 @@ def rewrite(path: Path, change: Callable[[str, bytes], bytes], compression: int 
 
 
 @given(st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3), st.booleans()), max_size=6))
-@settings(max_examples=25)
+@examples(10, 25)
 def test_tensors_are_those_that_torch_saved(tmp_path_factory: Any, plan: list[Any]) -> None:
     tensors = {
         f"t{number}": torch.randn([*shape, 3]).mul(9).to(dtype).transpose(0, -1 if turned else 0)
@@ -152,7 +153,7 @@ def test_one_flipped_byte_is_told_when_it_is_read(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150)
+@examples(40, 150)
 def test_garbage_has_an_end_of_its_own(tmp_path_factory: Any, data: st.DataObject) -> None:
     """Any change of the pickle is read, or refused with one of our errors: never another exception."""
     path = save(tmp_path_factory.mktemp("g") / "a.pth", {"w": torch.ones(3, 2), "v": torch.ones(4)})

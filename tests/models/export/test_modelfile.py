@@ -22,71 +22,75 @@ CHAT = [
 SYSTEM = Message(role="system", text="你是医生.")
 
 
-def run_go(source: str, messages: list[Message]) -> str:
+class Go:
     """What Go's text/template makes of our subset of it, written down a second time from Go's documentation."""
-    tokens = re.split(r"(\{\{.*?\}\})", source)
-    system = next((m.text for m in messages if m.role == "system"), "")
-    variables: dict[str, Any] = {}
-    output: list[str] = []
 
-    def block(position: int, dot: Message | None, live: bool) -> int:
+    def __init__(self, source: str, messages: list[Message]) -> None:
+        self.tokens = re.split(r"(\{\{.*?\}\})", source)
+        self.messages = messages
+        self.system = next((m.text for m in messages if m.role == "system"), "")
+        self.variables: dict[str, Any] = {}
+        self.output: list[str] = []
+
+    def run(self) -> str:
+        self._block(0, None, True)
+        return "".join(self.output)
+
+    def _block(self, position: int, dot: Message | None, live: bool) -> int:
         """Run from ``position`` to the ``end`` or ``else`` of this block; its position comes back."""
-        while position < len(tokens):
-            token = tokens[position]
+        while position < len(self.tokens):
+            token = self.tokens[position]
             if not token.startswith("{{"):
-                output.append(token if live else "")
+                self.output.append(token if live else "")
                 position += 1
                 continue
             action = token[2:-2].strip()
-            if action in ("end",) or action.startswith("else"):
+            if action == "end" or action.startswith("else"):
                 return position
             if action.startswith("if "):
-                position = branches(position, action.removeprefix("if "), dot, live)
+                position = self._branches(position, action.removeprefix("if "), dot, live)
             elif action == "range .Messages":
                 inside = position + 1
-                for message in messages if live else []:
-                    position = block(inside, message, True)
-                if not (live and messages):
-                    position = block(inside, dot, False)
+                for message in self.messages if live else []:
+                    position = self._block(inside, message, True)
+                if not (live and self.messages):
+                    position = self._block(inside, dot, False)
             elif live:
-                emit(action, dot)
+                self._emit(action, dot)
             position += 1
         return position
 
-    def branches(position: int, condition: str, dot: Message | None, live: bool) -> int:
+    def _branches(self, position: int, condition: str, dot: Message | None, live: bool) -> int:
         taken = False
         while True:
-            now = live and not taken and holds(condition, dot)
+            now = live and not taken and self._holds(condition, dot)
             taken = taken or now
-            position = block(position + 1, dot, now)
-            action = tokens[position][2:-2].strip()
+            position = self._block(position + 1, dot, now)
+            action = self.tokens[position][2:-2].strip()
             if action == "end":
                 return position
             condition = action.removeprefix("else").strip().removeprefix("if ") or "true"
 
-    def holds(condition: str, dot: Message | None) -> bool:
+    def _holds(self, condition: str, dot: Message | None) -> bool:
         if condition == "true":
             return True
         if condition == ".System":
-            return bool(system)
+            return bool(self.system)
         if condition.startswith("$"):
-            return bool(variables[condition])
+            return bool(self.variables[condition])
         assert dot is not None
         return condition == f'eq .Role "{dot.role}"'
 
-    def emit(action: str, dot: Message | None) -> None:
+    def _emit(self, action: str, dot: Message | None) -> None:
         if assigned := re.fullmatch(r"(\$\w+) :?= (true|false)", action):
-            variables[assigned[1]] = assigned[2] == "true"
+            self.variables[assigned[1]] = assigned[2] == "true"
         elif action == ".System":
-            output.append(system)
+            self.output.append(self.system)
         elif action == ".Content":
             assert dot is not None
-            output.append(dot.text)
+            self.output.append(dot.text)
         else:
-            output.append(action.strip('"'))
-
-    block(0, None, True)
-    return "".join(output)
+            self.output.append(action.strip('"'))
 
 
 @pytest.mark.parametrize("bos", ["<s>", ""])
@@ -100,7 +104,7 @@ def test_every_template_is_the_same_in_go(name: str, bos: str) -> None:
         for system in ([], [SYSTEM]):
             messages = system + [m if not strips else Message(role=m.role, text=m.text.strip()) for m in CHAT[:count]]
             ours = "".join(s.text for s in template.render(messages, marks).segments).removeprefix(bos)
-            assert run_go(go.text, messages) == ours
+            assert Go(go.text, messages).run() == ours
 
 
 def test_a_modelfile_names_the_weights_the_template_and_the_stops() -> None:

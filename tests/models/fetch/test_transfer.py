@@ -288,7 +288,14 @@ def start(hub: HubServer, files: list[RemoteFile], folder: Path) -> subprocess.P
     return child
 
 
-@pytest.mark.parametrize(("hashes", "kills"), [(True, 20), (False, 5)], ids=["hashes", "etags"])
+@pytest.mark.parametrize(
+    ("hashes", "kills"),
+    [
+        pytest.param(True, 4, id="hashes"),
+        pytest.param(False, 3, id="etags"),
+        pytest.param(True, 20, id="many", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_random_places_nothing_comes_twice(tmp_path: Path, hashes: bool, kills: int) -> None:
     draw = random.Random(kills)
     contents = {f"model-0000{i}-of-00003.safetensors": draw.randbytes(6_000_000) for i in (1, 2, 3)}

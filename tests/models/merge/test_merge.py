@@ -37,20 +37,6 @@ def logits_of(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.fixture
-def base_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of a tiny model folder in the asked dtype."""
-
-    def make(family: str, dtype: str = "float32") -> Path:
-        source = request.getfixturevalue(f"tiny_{family}_folder")
-        folder = tmp_path / f"{family}-{dtype}"
-        load_model(source, dtype=getattr(torch, dtype)).save_pretrained(folder)
-        load_tokenizer(source).save_pretrained(folder)
-        return folder
-
-    return make
-
-
 def adapter_with(config: dict[str, Any], base: Path, folder: Path, **move_settings: Any) -> Path:
     """An adapter with any of PEFT's settings."""
     model = load_model(base, dtype=torch.float32)
@@ -65,12 +51,10 @@ def test_merged_is_base_and_adapter(
     family: str,
     dtype: str,
     tolerance: float,
-    base_of: Callable[..., Path],
-    make_adapter: Callable[..., Path],
+    pair_of: Callable[[str, str], tuple[Path, Path]],
     tmp_path: Path,
 ) -> None:
-    base = base_of(family, dtype)
-    adapter = make_adapter(tmp_path / "adapter", base, dtype=dtype)
+    base, adapter = pair_of(family, dtype)
     report = merge(adapter, tmp_path / "out")
     tuned = logits_of(load_adapter(load_model(base, dtype=torch.float32), adapter))
     merged = logits_of(load_model(tmp_path / "out", dtype=torch.float32))
@@ -118,12 +102,11 @@ def test_the_merged_folder_has_all_a_model_needs(shop: Path) -> None:
 def test_a_wrong_scale_is_found_and_nothing_is_left(
     dtype: str,
     factor: float,
-    base_of: Callable[..., Path],
-    make_adapter: Callable[..., Path],
+    pair_of: Callable[[str, str], tuple[Path, Path]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    adapter = make_adapter(tmp_path / "adapter", base_of("llama", dtype), dtype=dtype)
+    _, adapter = pair_of("llama", dtype)
     right = deltas.scaling_of
     monkeypatch.setattr(deltas, "scaling_of", lambda *arguments: factor * right(*arguments))
     with pytest.raises(ModelError) as caught:
@@ -311,12 +294,11 @@ def test_a_spoilt_file_is_found_every_time(
     name: str,
     spoil: Callable[[dict[str, torch.Tensor], str], None],
     dtype: str,
-    base_of: Callable[..., Path],
-    make_adapter: Callable[..., Path],
+    pair_of: Callable[[str, str], tuple[Path, Path]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    adapter = make_adapter(tmp_path / "adapter", base_of("llama", dtype), dtype=dtype)
+    _, adapter = pair_of("llama", dtype)
     write = merging.write_tensors
 
     def write_wrong(folder: Path, *arguments: Any, **settings: Any) -> list[Path]:
@@ -374,13 +356,12 @@ def test_too_small_a_disk_is_said_before_the_first_byte(shop: Path, monkeypatch:
     assert caught.value.code == "machine.no-room"
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_bytes_do_not_depend_on_threads(threads: int, shop: Path) -> None:
+def test_the_bytes_do_not_depend_on_threads(shop: Path) -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(2)
     try:
         merge(shop / "adapter", shop / "out")
-        assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     merge(shop / "adapter", shop / "again")
