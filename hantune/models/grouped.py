@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 STEP = 8
-"""Chats of 52 tokens in bf16 on two AVX512-BF16 cores: 8, 16 and 32 within a tenth; 1 is half as fast, 64 two thirds."""
+"""Chats of 52 tokens in bf16 on two AVX512-BF16 cores: 8, 16 and 32 within a tenth; 1 is half as fast."""
 
 
 @dataclass(frozen=True, kw_only=True)
