@@ -103,6 +103,8 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
             checkpoint = checkpoints.newest_checkpoint(run)
             if "train.threads" in changes:
                 recorded["threads"] = config.train.threads or DEFAULT_THREADS
+            if "train.activation_checkpointing" in changes:
+                del recorded["recompute"]
             ready = get_ready(config, material, recorded, None if checkpoint is None else checkpoint.state)
             _tell_changes(changes, run, recorded, ready)
             write_json(run.plan, _plan(material, ready, config))

@@ -48,7 +48,7 @@ from hantune.train.run import TrainResult, resume, train
 from hantune.train.setup import settings_of
 from hantune.train.watch import Watch
 from tests.data.mutants import ForgetsTerminator
-from tests.runs import folder_bytes, small_config, story, write_chats
+from tests.runs import folder_bytes, small_config, story, unfinished, write_chats
 
 PROBES = ["你好", "你是谁?"]
 
@@ -207,12 +207,6 @@ def test_the_written_configuration_repeats_the_run_in_a_new_folder(done: Done) -
     assert again.run.root == done.run.root.with_name("一次-2")
     assert folder_bytes(again.run.adapter) == folder_bytes(done.run.adapter)
     assert story(again.run) == story(done.run)
-
-
-def unfinished(run: RunFolder) -> RunFolder:
-    """The run as if it had been killed while it wrote its result."""
-    shutil.rmtree(run.adapter)
-    return run
 
 
 def test_writing_the_result_again_changes_nothing(done: Done, tmp_path: Path) -> None:
