@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from hantune.paths import RunFolder, quoted
+import contextlib
+from collections.abc import Iterator
+
+from hantune.errors import MachineError
+from hantune.paths import RunFolder, disk_errors, quoted
 
 
 class Remedy:
@@ -18,3 +22,14 @@ class Remedy:
     def go_on(self, *changes: str) -> str:
         """Go on from the newest checkpoint: for what may change."""
         return " ".join(["hantune resume", quoted(self._run.root), *changes])
+
+    @contextlib.contextmanager
+    def for_full_disks(self) -> Iterator[None]:
+        """Inside, a full disk says how to go on: the command that began the run would begin another."""
+        try:
+            with disk_errors(self._run.root):
+                yield
+        except MachineError as error:
+            if error.code == "machine.disk-full":
+                error.hint = f"腾出空间, 再 {self.go_on()}"
+            raise

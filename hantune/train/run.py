@@ -31,6 +31,7 @@ from hantune.train.parallel import make_accelerator
 from hantune.train.precision import Precision
 from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready, require_libraries
+from hantune.train.remedy import Remedy
 from hantune.train.setup import (
     Changes,
     Material,
@@ -191,6 +192,7 @@ def _perform(
     checkpoints.sweep_unfinished(run)
     expected = None if checkpoint else _expect(config, material, ready, model, accelerator)
     with (
+        Remedy(run).for_full_disks(),
         closing(EventLog(run.events)) as events,
         closing(EventLog(run.samples)) as answers,
         closing(TrainerLog(run.root / TRAINER_LOG)) as trainer_log,

@@ -35,7 +35,7 @@ from hantune.errors import (
 from hantune.infer.engine import open_engine
 from hantune.infer.sample import SamplingParams
 from hantune.log import console, read_events
-from hantune.paths import RunFolder
+from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
 from hantune.train import precision as precision_module
 from hantune.train import ready as ready_module
@@ -302,8 +302,10 @@ def test_a_full_disk_in_a_save_costs_nothing_that_was_saved(
     run = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", save)
-        code = code_of(MachineError, lambda: train(done.config.model_copy(update={"train": section})))
-    assert code == "machine.disk-full"
+        with pytest.raises(MachineError) as caught:
+            train(done.config.model_copy(update={"train": section}))
+    assert caught.value.code == "machine.disk-full"
+    assert f"hantune resume {quoted(run.root)}" in str(caught.value.hint), "beginning again would be another run"
     kept = checkpoints.newest_checkpoint(run)
     assert kept is not None
     assert kept.step == read_events(run.events, "checkpoint")[-1]["step"], "only what is on disk is told"
