@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def small_config(model: Path, data: Path, out: Path, **changes: Any) -> RunConfi
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     """Name -> content of every file below ``folder``."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def unfinished(run: RunFolder) -> RunFolder:
+    """The run as if it had been killed while it wrote its result."""
+    shutil.rmtree(run.adapter)
+    return run
 
 
 def story(run: RunFolder) -> list[tuple[Any, ...]]:

@@ -25,7 +25,7 @@ def resume(
 
     例子:  hantune resume runs/20260101-120000 train.batch_size=4
     """
-    from hantune.cli.train import finished
+    from hantune.cli.train import reported
     from hantune.train.run import resume as go_on
 
-    return finished(go_on(run, overrides or []))
+    return reported(go_on(run, overrides or []))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
-from hantune.log import duration, read_events
+from hantune.log import console, duration, read_events
 from hantune.paths import quoted
 
 app = new_app("按配置训练")
@@ -35,11 +35,25 @@ def train(
         return _plan(loaded.config)
     from hantune.train.run import train as start
 
-    return finished(start(loaded.config))
+    return reported(start(loaded.config))
 
 
-def finished(result: Any) -> Answer:
-    """The answer of a finished run."""
+def reported(result: Any) -> Answer:
+    """The answer of a finished run, after its report and model card are written."""
+    from hantune.report.card import write_cards
+    from hantune.report.page import write_report
+
+    try:
+        report = write_report(result.run)
+        write_cards(result.run)
+    except Exception as error:  # hours of training are not called failed for a page
+        console.warn(f"训练完成了, 但是报告没有写成 ({error}); 再写一次: hantune report {quoted(result.run.root)}")
+        report = None
+    return finished(result, report)
+
+
+def finished(result: Any, report: Path | None = None) -> Answer:
+    """The answer of a finished run. ``report``: its page, if there is one."""
     run = quoted(result.run.root)
     lines = [
         f"步数      {result.steps}",
@@ -48,11 +62,12 @@ def finished(result: Any) -> Answer:
         *_example(result),
         *_cost(result),
         f"聊一聊    hantune chat {run}",
-        f"看报告    hantune report {run}",
+        *([f"看报告    {report}  (双击打开)"] if report else []),
     ]
     if result.output == result.run.adapter:
         lines.append(f"合成模型  hantune model merge {run} --out 文件夹")
-    return Answer(result=result.as_dict(), text="\n".join(lines))
+    told = {**result.as_dict(), "report": None if report is None else str(report)}
+    return Answer(result=told, text="\n".join(lines))
 
 
 def _gain(result: Any) -> list[str]:

@@ -15,6 +15,7 @@ from torch import nn
 
 from hantune.config.schema import TrainSection
 from hantune.errors import TrainError
+from hantune.train.remedy import Remedy
 from hantune.train.step import StepResult
 from hantune.train.watchdog import Watchdog
 
@@ -42,11 +43,21 @@ class Finding(NamedTuple):
 class Guards:
     """The steps seen so far. ``bad_steps``: how many of the last ones in a row were not finite."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], section: TrainSection) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        section: TrainSection,
+        remedy: Remedy,
+        *,
+        is_float32: bool = True,
+    ) -> None:
+        """``is_float32``: whether all is computed in float32, so that precision is no way out."""
         self.bad_steps = 0
         self.watchdog = Watchdog()
         self._parameters = parameters
         self._section = section
+        self._remedy = remedy
+        self._is_float32 = is_float32
         self._spikes = 0
         self._updates = 0
         self._sums: list[float] | None = None
@@ -109,9 +120,9 @@ class Guards:
         if self.bad_steps >= MAX_BAD_STEPS:
             raise TrainError(
                 "train.not-finite",
-                f"连续 {MAX_BAD_STEPS} 步的损失或梯度不是有限的数 (NaN 或 Inf), 已停下; 好检查点到第 {last_good} 步",
+                f"连续 {MAX_BAD_STEPS} 步的损失或梯度不是有限的数 (NaN 或 Inf), 已停下; {_kept(last_good)}",
                 place=f"第 {step} 步",
-                hint=f"换一种精度 train.precision=float32, 或 {self._half_the_rate}",
+                hint=self._half_the_rate if self._is_float32 else self._remedy.anew("train.precision=float32"),
             )
 
     def _look_at_loss(self, step: int, last_good: int) -> list[Finding]:
@@ -121,7 +132,7 @@ class Guards:
         rise = f"损失从 {best.loss:.2f} 升到 {self.watchdog.latest:.2f}, 降不回来"
         error = TrainError(
             "train.diverged",
-            f"训练发散了: {rise}; 好检查点到第 {last_good} 步",
+            f"训练发散了: {rise}; {_kept(last_good)}",
             place=f"第 {step} 步",
             hint=self._half_the_rate,
         )
@@ -156,10 +167,10 @@ class Guards:
     def _not_learning(self, step: int, result: StepResult) -> TrainError:
         if result.grad_norm == 0:
             why = "梯度全是 0, 能学的参数没有参加计算"
-            hint = "adapter.targets=all-linear, 并用 hantune data check 看看有没有要学的词元"
+            hint = self._remedy.anew("adapter.targets=all-linear")
         else:
             why = f"学习率 {self._section.learning_rate:g} 太小, 更新被舍入掉了"
-            hint = "train.learning_rate=2e-4"
+            hint = self._remedy.anew("train.learning_rate=2e-4")
         return TrainError(
             "train.not-learning",
             f"{UPDATES_TO_MOVE} 次更新后参数一点没变: {why}",
@@ -181,7 +192,12 @@ class Guards:
 
     @property
     def _half_the_rate(self) -> str:
-        return f"train.learning_rate={self._section.learning_rate / 2:g}"
+        return self._remedy.anew(f"train.learning_rate={self._section.learning_rate / 2:g}")
+
+
+def _kept(last_good: int) -> str:
+    """What there is to fall back on."""
+    return f"好检查点到第 {last_good} 步" if last_good else "这时还没有检查点"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from hantune.data.batch import Samples
 from hantune.errors import Interrupted
 from hantune.log import EventLog, JsonLines, Progress, console
 from hantune.models.memory import steady_heap
-from hantune.paths import RunFolder, quoted
+from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train.best import Best
 from hantune.train.feed import Feed
@@ -28,6 +28,7 @@ from hantune.train.heartbeat import Heartbeat
 from hantune.train.meter import Meter, note
 from hantune.train.optim import learning_rate_at
 from hantune.train.plan import Plan
+from hantune.train.remedy import Remedy
 from hantune.train.room import Room
 from hantune.train.saver import Saver
 from hantune.train.step import Stepper, StepResult
@@ -75,10 +76,12 @@ class Loop:
         self.plan = plan
         self.step = 0
         self.meter = meter or Meter()
-        self.guards = Guards(self.parameters, section)
+        self._remedy = Remedy(run)
+        is_float32 = accelerator.mixed_precision == "no" and all(p.dtype == torch.float32 for p in model.parameters())
+        self.guards = Guards(self.parameters, section, self._remedy, is_float32=is_float32)
         self.best = Best(section)
         self._feed = Feed(samples, plan, section, pad_id=pad_id)
-        self.room = Room(self.stepper, self._feed, section, self._warn)
+        self.room = Room(self.stepper, self._feed, section, self._warn, self._remedy)
         self._section = section
         self._accelerator = accelerator
         self._run = run
@@ -129,7 +132,7 @@ class Loop:
         total = self.plan.total_steps
         with (
             steady_heap(),
-            StopRequest() as stop,
+            StopRequest(self._remedy) as stop,
             self._saver,
             self._heartbeat,
             console.progress("训练", total, unit="步", done=self.step) as bar,
@@ -141,9 +144,7 @@ class Loop:
         if stop.signal is not None and not self.is_done:
             console.say("收到停止信号: 保存检查点")
             self.save(wait=True)
-            raise Interrupted(
-                stop.signal, f"停在第 {self.step} 步, 检查点已保存", hint=f"hantune resume {quoted(self._run.root)}"
-            )
+            raise Interrupted(stop.signal, f"停在第 {self.step} 步, 检查点已保存", hint=self._remedy.go_on())
 
     @property
     def is_done(self) -> bool:

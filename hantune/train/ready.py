@@ -149,8 +149,10 @@ def get_ready(
     recompute = choose_recompute(config.train.activation_checkpointing)
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
-        recompute = Recompute(**recorded.get("recompute", recompute.as_dict()))
-    outlook = _looked_at(config, material, device, precision, recompute if recorded else None)
+    is_kept = bool(recorded and "recompute" in recorded)  # not where it was asked for anew
+    if recorded and is_kept:
+        recompute = Recompute(**recorded["recompute"])
+    outlook = _looked_at(config, material, device, precision, recompute if is_kept else None)
     recompute = outlook.recompute if outlook else recompute
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded

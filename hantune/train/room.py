@@ -14,9 +14,11 @@ from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
 from hantune.errors import TrainError
 from hantune.log import duration
+from hantune.models.call import bare_model
 from hantune.models.memory import free_memory
 from hantune.train.checkpoint import restore_rng, rng_tensors
 from hantune.train.feed import Feed
+from hantune.train.remedy import Remedy
 from hantune.train.step import DoesNotFit, Stepper, StepResult
 from hantune.train.trial import Cost, try_batches
 
@@ -32,13 +34,14 @@ Warn = Callable[..., None]
 class Room:
     """``most``: positions that a micro-batch may compute, None = what the configuration allows."""
 
-    def __init__(self, stepper: Stepper, feed: Feed, section: TrainSection, warn: Warn) -> None:
+    def __init__(self, stepper: Stepper, feed: Feed, section: TrainSection, warn: Warn, remedy: Remedy) -> None:
         self.most: int | None = None
         self.seconds_per_position: float | None = None
         self._stepper = stepper
         self._feed = feed
         self._section = section
         self._warn = warn
+        self._remedy = remedy
 
     def train(self, step: int) -> StepResult:
         """The update of step 0, 1, ...; repeated from the same random state, cut in half, while it does not fit.
@@ -51,6 +54,9 @@ class Room:
                 return self._stepper.train(self._feed.micro_batches(step, self.most), step=step)
             except DoesNotFit as error:
                 batch = error.batch
+            except TrainError as error:
+                error.hint = self._remedy.anew(*self._smaller_states())
+                raise
             restore_rng(rng)
             self._shrink(batch, step)
 
@@ -148,12 +154,17 @@ class Room:
             "train.out-of-memory",
             f"内存不够: 一条 {batch.num_tokens} 个词元的样本单独成批也放不下{left}",
             place=self._feed.sources(batch.indices)[0] or None,
-            hint=self._remedy(batch),
+            hint=self._way_out(batch),
         )
 
-    def _remedy(self, batch: Batch) -> str:
-        """The change of the configuration that costs least and is not made yet."""
-        shorter = f"data.max_tokens={max(8, batch.num_tokens // 2)}"
-        if self._section.activation_checkpointing:
-            return shorter
-        return f"train.activation_checkpointing=true; 还不够就 {shorter}"
+    def _smaller_states(self) -> tuple[str, ...]:
+        """What makes the optimiser's states smaller."""
+        if self._section.optimizer.endswith("8bit"):
+            return "adapter.kind=lora", "adapter.rank=4"
+        return ("train.optimizer=adamw8bit",)
+
+    def _way_out(self, batch: Batch) -> str:
+        """The change that costs least and is not made yet."""
+        if not getattr(bare_model(self._stepper.model), "is_gradient_checkpointing", False):
+            return self._remedy.go_on("train.activation_checkpointing=true")
+        return self._remedy.anew(f"data.max_tokens={max(8, batch.num_tokens // 2)}")

@@ -31,6 +31,7 @@ from hantune.train.parallel import make_accelerator
 from hantune.train.precision import Precision
 from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready, require_libraries
+from hantune.train.remedy import Remedy
 from hantune.train.setup import (
     Changes,
     Material,
@@ -103,6 +104,8 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> TrainResult:
             checkpoint = checkpoints.newest_checkpoint(run)
             if "train.threads" in changes:
                 recorded["threads"] = config.train.threads or DEFAULT_THREADS
+            if "train.activation_checkpointing" in changes:
+                del recorded["recompute"]
             ready = get_ready(config, material, recorded, None if checkpoint is None else checkpoint.state)
             _tell_changes(changes, run, recorded, ready)
             write_json(run.plan, _plan(material, ready, config))
@@ -189,6 +192,7 @@ def _perform(
     checkpoints.sweep_unfinished(run)
     expected = None if checkpoint else _expect(config, material, ready, model, accelerator)
     with (
+        Remedy(run).for_full_disks(),
         closing(EventLog(run.events)) as events,
         closing(EventLog(run.samples)) as answers,
         closing(TrainerLog(run.root / TRAINER_LOG)) as trainer_log,

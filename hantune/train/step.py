@@ -129,11 +129,7 @@ class Stepper:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise TrainError(
-                "train.out-of-memory",
-                "更新参数时内存不够: 优化器的状态放不下",
-                hint="adapter.kind=lora 或更小的 adapter.rank",
-            ) from error
+            raise TrainError("train.out-of-memory", "更新参数时内存不够: 优化器的状态放不下") from error
 
     def bytes_to_come(self) -> int:
         """What the first update will take for the optimiser's moments and averages; 0 once they are there."""

@@ -8,12 +8,14 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from hantune.errors import Interrupted
+from hantune.train.remedy import Remedy
 
 
 class StopRequest:
     """While active, the first signal is only noted; a second one interrupts at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, remedy: Remedy) -> None:
+        self._remedy = remedy
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -31,5 +33,5 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            raise Interrupted(number, "立即停下了, 上一个检查点还在", hint="hantune resume 运行文件夹")
+            raise Interrupted(number, "立即停下了, 上一个检查点还在", hint=self._remedy.go_on())
         self.signal = number

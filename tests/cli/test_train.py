@@ -34,14 +34,29 @@ def test_train_then_resume_then_repeat(written: Path, capsys: pytest.CaptureFixt
     assert first["result"]["loss_after"] < first["result"]["loss_before"]
     assert main(["resume", "out"]) == 0
     text = capsys.readouterr().out
-    for words in ("步数      1", "验证损失", "词元/秒", "hantune chat out", "hantune report out"):
+    for words in ("步数      1", "验证损失", "词元/秒", "hantune chat out", "out/report.html"):
         assert words in text
     for words in ("其中要学的", "算力的", "用时      训练", "最多占用  内存", "hantune model merge out"):
         assert words in text, "whoever has never trained one reads what it took and what comes next"
+    assert first["result"]["report"] == "out/report.html"
+    assert (written / "out" / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert main(["train", "out/config.yaml", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["result"]
     assert again["run"] == "out-2"
     assert again["loss_after"] == first["result"]["loss_after"]
+
+
+def test_a_report_that_fails_is_a_word_and_no_failure(
+    written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: RunFolder) -> Path:
+        raise ZeroDivisionError("a page")
+
+    monkeypatch.setattr("hantune.report.page.write_report", fail)
+    assert main(["train", "run.yaml", "train.max_steps=1", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["result"]["report"] is None
+    assert any("hantune report out" in text for text in answer["warnings"])
 
 
 def test_the_end_tells_an_answer_that_changed_and_a_better_step(tmp_path: Path) -> None:

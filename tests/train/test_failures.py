@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hantune.cli import main
 from hantune.errors import HantuneError, Interrupted, TrainError
 from hantune.log import read_events
 from hantune.paths import RunFolder
@@ -158,8 +160,7 @@ def test_a_diverged_run_leaves_the_result_of_its_last_good_checkpoint(
     assert caught.value.message.split(",")[0] in page
     with pytest.raises(HantuneError) as again:
         resume(run.root)
-    assert again.value.code == caught.value.code
-    assert again.value.place == caught.value.place
+    assert again.value.as_dict() == caught.value.as_dict(), "it knows its last good checkpoint as before"
 
 
 def test_asked_to_warn_only_it_trains_to_the_end(
@@ -177,3 +178,6 @@ def test_asked_to_warn_only_it_trains_to_the_end(
         train(config.model_copy(update={"train": config.train.model_copy(update={"guards": "stop"})}))
     assert caught.value.code == "train.not-learning"
     assert "1e-30" in caught.value.message
+    words = shlex.split(caught.value.hint or "")
+    assert words[0] == "hantune"
+    assert main([*words[1:], "--quiet"]) == 0, "what it tells works as it stands"

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from hantune.config.io import load_config
 from hantune.config.schema import AdapterSection, TrainSection
 from hantune.errors import TrainError
 from hantune.log import read_events
 from hantune.paths import RunFolder
 from hantune.train import checkpoint as checkpoints
 from hantune.train.guards import MAX_SPIKES_TOLD, UPDATES_TO_MOVE, Finding, Guards
+from hantune.train.remedy import Remedy
 from hantune.train.step import StepResult
 from tests.train.test_loop import make_loop, weights
 
@@ -27,12 +29,13 @@ def result(loss: float = 2.0, norm: float = 1.0, **more: Any) -> StepResult:
 
 
 BAD = result(math.nan, is_updated=False)
+REMEDY = Remedy(RunFolder(Path("runs/abc")))
 
 
 def watching(*weight: float, **section: Any) -> tuple[Guards, nn.Parameter]:
     """Guards over one weight, before the first update."""
     parameter = nn.Parameter(torch.tensor(weight or (1.0, 2.0)))
-    guards = Guards({"layer.lora_B.default.weight": parameter}, TrainSection(**section))
+    guards = Guards({"layer.lora_B.default.weight": parameter}, TrainSection(**section), REMEDY)
     guards.start()
     return guards, parameter
 
@@ -50,7 +53,9 @@ def stopped_with(guards: Guards, results: list[StepResult], *, last_good: int = 
     with pytest.raises(TrainError) as caught:
         see_all(guards, results, last_good=last_good)
     assert "第 4 步" in str(caught.value) or caught.value.code == "train.not-learning"
-    assert "train." in (caught.value.hint or "") or "adapter." in (caught.value.hint or "")
+    command, settings = (caught.value.hint or "").split("runs/abc/config.yaml ")
+    assert command == "hantune train "
+    load_config(None, settings.split())
     return caught.value
 
 
@@ -75,6 +80,18 @@ def test_fp16_may_look_for_its_scale_as_long_as_it_comes_down() -> None:
     assert stopped_with(guards, [result(norm=math.nan, scale=1.0)] * 3).code == "train.not-finite"
     guards, _ = watching()
     assert stopped_with(guards, [result(math.nan, scale=65536.0)] * 3).code == "train.not-finite"
+
+
+@pytest.mark.parametrize(("is_float32", "change"), [(False, "train.precision=float32"), (True, "train.learning_rate=")])
+def test_what_is_exact_already_is_not_told_to_be_exact(is_float32: bool, change: str) -> None:
+    guards = Guards({"weight": nn.Parameter(torch.ones(2))}, TrainSection(), REMEDY, is_float32=is_float32)
+    assert change in str(stopped_with(guards, [BAD] * 3).hint)
+
+
+def test_before_the_first_checkpoint_none_is_promised() -> None:
+    guards, _ = watching()
+    with pytest.raises(TrainError, match="还没有检查点"):
+        see_all(guards, [BAD] * 3, last_good=0)
 
 
 # ---- losses -------------------------------------------------------------------------------------------------------
@@ -162,7 +179,7 @@ def test_weights_that_do_not_move_stop_the_run(norm: float, words: str, remedy: 
 
 def test_one_layer_that_does_not_move_is_told() -> None:
     moving, still = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
-    guards = Guards({"a.lora_B.weight": moving, "b.lora_B.weight": still}, TrainSection())
+    guards = Guards({"a.lora_B.weight": moving, "b.lora_B.weight": still}, TrainSection(), REMEDY)
     guards.start()
     moving.data.add_(1)
     found = see_all(guards, [result()] * 30)
@@ -193,7 +210,7 @@ def test_restored_guards_judge_as_if_never_interrupted(cut: int) -> None:
     first, parameter = watching()
     parameter.data.add_(1)
     found = judge(first, 0, cut)
-    second = Guards({"layer.lora_B.default.weight": parameter}, TrainSection())
+    second = Guards({"layer.lora_B.default.weight": parameter}, TrainSection(), REMEDY)
     second.restore(json.loads(json.dumps(first.state())))
     assert found + judge(second, cut, len(results)) == expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from hantune.models.adapter import attach_lora
 from hantune.models.call import bare_model, checkpoint_activations
 from hantune.models.load import load_model
 from hantune.models.loss import is_head_last, supervised_nats
+from hantune.paths import RunFolder
 from hantune.train.forecast import forecast
 from hantune.train.frozen import compute_densely
 from hantune.train.lora_kernels import fuse_lora
 from hantune.train.pointwise import fuse_attention, fuse_pointwise
 from hantune.train.recompute import choose_recompute
-from hantune.train.run import train
-from tests.runs import small_config, story
+from hantune.train.run import resume, train
+from tests.runs import small_config, story, unfinished
 
 GB = 2**30
 
@@ -115,6 +117,21 @@ def test_a_run_that_recomputes_is_the_same_run(tiny_llama_folder: Path, prepared
         for value in (False, True)
     ]  # fmt: skip
     assert story(runs[0]) == story(runs[1])
+
+
+def test_a_run_that_goes_on_may_begin_to_recompute_and_stays_so(
+    tiny_llama_folder: Path, prepared: Path, tmp_path: Path
+) -> None:
+    def is_recomputing(run: RunFolder) -> Any:
+        return json.loads(run.plan.read_bytes())["recompute"]["is_on"]
+
+    run = train(small_config(tiny_llama_folder, prepared, tmp_path / "run")).run
+    before = story(run)
+    assert not is_recomputing(run)
+    for changes in (["train.activation_checkpointing=true"], []):
+        resume(unfinished(run).root, changes)
+        assert is_recomputing(run)
+        assert story(run) == before
 
 
 def test_the_plan_says_what_was_chosen(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hantune.errors import Interrupted, TrainError, is_out_of_memory
 from hantune.log import read_events
 from hantune.models.memory import steady_heap
-from hantune.paths import RunFolder
+from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
 from hantune.train import room as room_module
 from hantune.train.loop import Loop
@@ -168,7 +168,11 @@ def test_a_sample_that_does_not_fit_ends_with_its_place_and_a_remedy(tmp_path: P
     assert error.code == "train.out-of-memory"
     assert error.place == f"chats.jsonl:{int(Chats().lengths.argmax()) + 1}"
     assert str(longest) in error.message
-    assert f"data.max_tokens={longest // 2}" in (error.hint or "")
+    assert error.hint == f"hantune resume {quoted(tmp_path)} train.activation_checkpointing=true"
+    model.gradient_checkpointing_enable()
+    with pytest.raises(TrainError) as again:
+        loop.room.try_largest(0)
+    assert again.value.hint == f"hantune train {quoted(tmp_path / 'config.yaml')} data.max_tokens={longest // 2}"
     assert loop.step == 0
     assert all(torch.equal(weight, weights(model)[name]) for name, weight in before.items())
 
@@ -183,6 +187,7 @@ def test_an_optimiser_that_does_not_fit_says_so(tmp_path: Path, dropping: Any, m
     with pytest.raises(TrainError, match="优化器") as caught:
         loop.train()
     assert caught.value.code == "train.out-of-memory"
+    assert (caught.value.hint or "").endswith("config.yaml train.optimizer=adamw8bit")
 
 
 def test_any_other_error_of_a_step_is_not_swallowed(tmp_path: Path, dropping: Any) -> None:

@@ -35,7 +35,7 @@ from hantune.errors import (
 from hantune.infer.engine import open_engine
 from hantune.infer.sample import SamplingParams
 from hantune.log import console, read_events
-from hantune.paths import RunFolder
+from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
 from hantune.train import precision as precision_module
 from hantune.train import ready as ready_module
@@ -48,7 +48,7 @@ from hantune.train.run import TrainResult, resume, train
 from hantune.train.setup import settings_of
 from hantune.train.watch import Watch
 from tests.data.mutants import ForgetsTerminator
-from tests.runs import folder_bytes, small_config, story, write_chats
+from tests.runs import folder_bytes, small_config, story, unfinished, write_chats
 
 PROBES = ["你好", "你是谁?"]
 
@@ -209,12 +209,6 @@ def test_the_written_configuration_repeats_the_run_in_a_new_folder(done: Done) -
     assert story(again.run) == story(done.run)
 
 
-def unfinished(run: RunFolder) -> RunFolder:
-    """The run as if it had been killed while it wrote its result."""
-    shutil.rmtree(run.adapter)
-    return run
-
-
 def test_writing_the_result_again_changes_nothing(done: Done, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "copy")
     shutil.copytree(done.run.root, run.root)
@@ -308,8 +302,10 @@ def test_a_full_disk_in_a_save_costs_nothing_that_was_saved(
     run = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", save)
-        code = code_of(MachineError, lambda: train(done.config.model_copy(update={"train": section})))
-    assert code == "machine.disk-full"
+        with pytest.raises(MachineError) as caught:
+            train(done.config.model_copy(update={"train": section}))
+    assert caught.value.code == "machine.disk-full"
+    assert f"hantune resume {quoted(run.root)}" in str(caught.value.hint), "beginning again would be another run"
     kept = checkpoints.newest_checkpoint(run)
     assert kept is not None
     assert kept.step == read_events(run.events, "checkpoint")[-1]["step"], "only what is on disk is told"
