@@ -40,8 +40,8 @@ def plan(
     """
     from hantune.config.io import load_config
     from hantune.errors import ConfigError
-    from hantune.train.forecast import forecast
-    from hantune.train.target import parse_devices
+    from hantune.train.planning.forecast import forecast
+    from hantune.train.planning.target import parse_devices
 
     if write is not None and write.exists():
         raise ConfigError("config.exists", f"已经有这个文件了: {write}", place=str(write), hint="--write 另写一个名字")
@@ -65,7 +65,7 @@ def _write(target: Path, source: Path, loaded: Any, changes: dict[str, Any]) -> 
     from hantune.config.check import COMMAND_LINE
     from hantune.config.io import dump_config, read_text, with_values
     from hantune.paths import write_file
-    from hantune.train.ladder import with_changes
+    from hantune.train.planning.ladder import with_changes
 
     typed = {name for name, origin in loaded.origins.items() if origin == COMMAND_LINE}
     config = with_changes(loaded.config, changes)
@@ -76,7 +76,7 @@ def _write(target: Path, source: Path, loaded: Any, changes: dict[str, Any]) -> 
 
 def table(found: Any) -> str:
     """The forecast for people."""
-    from hantune.train.gate import size
+    from hantune.train.planning.gate import size
 
     outlook = found.outlook
     memory, tensors, plan = outlook.memory, outlook.memory.tensors, outlook.plan
@@ -116,7 +116,7 @@ def table(found: Any) -> str:
 
 
 def _verdict(outlook: Any) -> str:
-    from hantune.train.gate import size
+    from hantune.train.planning.gate import size
 
     room = outlook.target.room
     if room is None:
@@ -126,7 +126,7 @@ def _verdict(outlook: Any) -> str:
 
 
 def _disk_note(outlook: Any) -> str:
-    from hantune.train.gate import size
+    from hantune.train.planning.gate import size
 
     disk = outlook.disk
     free = f", 还剩 {size(outlook.free_disk)}" if outlook.target.is_here else ""

@@ -107,7 +107,7 @@ def _plan(config: Any) -> Answer:
     import tempfile
 
     from hantune.cli.plan import table
-    from hantune.train.forecast import forecast
+    from hantune.train.planning.forecast import forecast
 
     with tempfile.TemporaryDirectory() as scratch:
         found = forecast(config, Path(scratch))

@@ -16,17 +16,17 @@ from hantune.log import console
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
-from hantune.train.gate import require_fit, size
 from hantune.train.learn import set_up
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
-from hantune.train.outlook import Outlook, look_ahead, num_parameters
 from hantune.train.plan import Plan, continued, make_plan
+from hantune.train.planning.gate import require_fit, size
+from hantune.train.planning.outlook import Outlook, look_ahead, num_parameters
+from hantune.train.planning.target import here
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
-from hantune.train.target import here
 
 SLOWER_THAN_FLOOR = 2
 """A step takes about so many times what its matrix products alone would."""

@@ -17,7 +17,7 @@ from hantune.config.schema import RunConfig
 from hantune.data.types import Example
 from hantune.errors import MachineError
 from hantune.log import console
-from hantune.train.outlook import Outlook, look_ahead
+from hantune.train.planning.outlook import Outlook, look_ahead
 from hantune.train.setup import Material
 
 WORTH = 0.01

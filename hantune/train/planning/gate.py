@@ -10,8 +10,8 @@ from hantune.config.io import as_overrides
 from hantune.config.schema import RunConfig
 from hantune.errors import RefusedError
 from hantune.paths import quoted
-from hantune.train.ladder import Ladder, Rung, climb
-from hantune.train.outlook import Outlook
+from hantune.train.planning.ladder import Ladder, Rung, climb
+from hantune.train.planning.outlook import Outlook
 from hantune.train.setup import Material
 
 GIB = 1 << 30

@@ -13,11 +13,12 @@ import torch
 from hantune.config.schema import RunConfig
 from hantune.models.headers import tensor_places
 from hantune.paths import RunFolder
-from hantune.train import estimate, outlook
-from hantune.train.outlook import Outlook, look_ahead, num_parameters
+from hantune.train.planning import memory as estimates
+from hantune.train.planning import outlook
+from hantune.train.planning.outlook import Outlook, look_ahead, num_parameters
+from hantune.train.planning.target import Target, here, parse_devices
 from hantune.train.recompute import Recompute
 from hantune.train.setup import Material, open_material
-from hantune.train.target import Target, here, parse_devices
 from tests.runs import small_config
 
 CPU = torch.device("cpu")
@@ -107,7 +108,7 @@ def test_a_full_disk_is_seen_here_only(
 def test_cards_elsewhere_are_taken_to_have_bf16(config: RunConfig, material: Material) -> None:
     found = look_ahead(changed(config, train__precision="auto"), material, parse_devices("2x1GB"))
     assert (found.precision.name, found.target.total) == ("bf16", 2)
-    assert found.memory.process == estimate.CONTEXT_BYTES
+    assert found.memory.process == estimates.CONTEXT_BYTES
     assert found.plan.probes.steps == ()
 
 
@@ -117,8 +118,8 @@ def test_weights_of_another_type_are_held_twice_while_loading(
     def loading(config: RunConfig) -> Outlook:
         return look_ahead(config, material, parse_devices("1GB"))
 
-    same = estimate.Weights.of(tiny_llama_folder, loading(config).precision, "full", 0)
-    other = estimate.Weights.of(
+    same = estimates.Weights.of(tiny_llama_folder, loading(config).precision, "full", 0)
+    other = estimates.Weights.of(
         tiny_llama_folder, loading(changed(config, train__precision="bf16")).precision, "full", 0
     )
     assert (same.converted, other.converted) == (0, same.stored // 2)

@@ -15,9 +15,9 @@ from hantune.data.batch import Batch
 from hantune.models.headers import ITEM_BYTES, tensor_places
 from hantune.models.memory import give_back, process_memory
 from hantune.models.shards import DTYPE_NAMES
+from hantune.train.planning.rehearsal import Footprint
+from hantune.train.planning.target import Target
 from hantune.train.precision import Precision
-from hantune.train.rehearsal import Footprint
-from hantune.train.target import Target
 
 MIB = 1 << 20
 PROCESS_BYTES = 560 * MIB

@@ -12,16 +12,16 @@ import torch
 from hantune.config.schema import RunConfig
 from hantune.errors import RefusedError
 from hantune.paths import RunFolder
-from hantune.train.gate import no_fit, require_disk
-from hantune.train.ladder import Ladder, climb
 from hantune.train.optim import optimizer_name
-from hantune.train.outlook import Outlook, look_ahead
 from hantune.train.parallel import make_accelerator
+from hantune.train.planning.duration import Duration, calibrate, expected_duration
+from hantune.train.planning.gate import no_fit, require_disk
+from hantune.train.planning.ladder import Ladder, climb
+from hantune.train.planning.outlook import Outlook, look_ahead
+from hantune.train.planning.target import Target, here
 from hantune.train.precision import choose_device
 from hantune.train.ready import get_ready, require_held_out, require_libraries
 from hantune.train.setup import Material, open_material
-from hantune.train.target import Target, here
-from hantune.train.timing import Duration, calibrate, expected_duration
 
 
 @dataclass(frozen=True, kw_only=True)

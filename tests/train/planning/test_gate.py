@@ -13,13 +13,13 @@ from hantune.errors import RefusedError
 from hantune.log import read_events
 from hantune.models import load
 from hantune.paths import RunFolder
-from hantune.train import outlook as outlook_module
-from hantune.train import target
-from hantune.train.gate import size, what_fits
-from hantune.train.outlook import look_ahead
+from hantune.train.planning import outlook as outlook_module
+from hantune.train.planning import target
+from hantune.train.planning.gate import size, what_fits
+from hantune.train.planning.outlook import look_ahead
+from hantune.train.planning.target import parse_devices
 from hantune.train.run import resume, train
 from hantune.train.setup import open_material
-from hantune.train.target import parse_devices
 from tests.runs import small_config, story
 
 Make = Callable[..., Any]

@@ -30,12 +30,12 @@ from hantune.train.floor import Work
 from hantune.train.frozen import compute_densely
 from hantune.train.learn import set_up
 from hantune.train.optim import state_bytes, trained_parameters
+from hantune.train.planning.flops import work_or_guess
+from hantune.train.planning.target import Target
 from hantune.train.pointwise import fuse_attention, fuse_pointwise
 from hantune.train.precision import Precision
 from hantune.train.recompute import Recompute
 from hantune.train.step import add_gradients
-from hantune.train.target import Target
-from hantune.train.volume import work_or_guess
 
 PLACE = torch.device("cpu")
 """Where tensors without contents claim to be: a build of torch without CUDA knows no other place."""

@@ -1,6 +1,6 @@
 """How long a run will take on this machine, from a few of its own micro-batches run beforehand.
 
-A micro-batch takes a moment of its own and then so much for each FLOP (``train/volume``): a line through what was
+A micro-batch takes a moment of its own and then so much for each FLOP (``flops``): a line through what was
 measured on a typical and a small one. Trials leave no trace (``train/trial``).
 """
 
@@ -23,15 +23,15 @@ from hantune.train.feed import Feed
 from hantune.train.floor import Work, matmul_rate
 from hantune.train.optim import make_optimizer, state_bytes, trained_parameters
 from hantune.train.plan import Plan
+from hantune.train.planning.flops import Volume, flop_of, volume_of, work_or_guess
 from hantune.train.setup import Material
 from hantune.train.step import DoesNotFit
 from hantune.train.trial import try_batches
-from hantune.train.volume import Volume, flop_of, volume_of, work_or_guess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from hantune.train.outlook import Outlook
+    from hantune.train.planning.outlook import Outlook
 
 MOST_SHARE = 0.02
 """Trials that would take more of a run's time than this are left out."""

@@ -12,18 +12,18 @@ from hantune.config.schema import RunConfig
 from hantune.data.batch import evaluation_batches
 from hantune.models.headers import tensor_places
 from hantune.models.hub import local_folder
-from hantune.train.estimate import Disk, Largest, Memory, estimate_disk, estimate_memory
 from hantune.train.feed import Feed
 from hantune.train.floor import Work
 from hantune.train.plan import Plan, make_plan
+from hantune.train.planning.flops import MOST_STEPS, Volume, volume_of
+from hantune.train.planning.memory import Disk, Largest, Memory, estimate_disk, estimate_memory
+from hantune.train.planning.rehearsal import Stage, find_traits, outlined, rehearse
+from hantune.train.planning.target import Target
 from hantune.train.precision import Precision, choose_precision, precision_of
 from hantune.train.probe_plan import ProbePlan
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
-from hantune.train.rehearsal import Stage, find_traits, outlined, rehearse
 from hantune.train.setup import Material
-from hantune.train.target import Target
-from hantune.train.volume import MOST_STEPS, Volume, volume_of
 
 HEAVY = 0.05
 """An optimiser that takes more than this share of the peak is told apart from the steps before it is there."""
