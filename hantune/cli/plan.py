@@ -104,9 +104,9 @@ def table(found: Any) -> str:
         ("临时", size(tensors.rest), "输出层的分数等"),
         ("程序", size(memory.process), "Python, torch 和它们的缓冲" if outlook.target.device.type == "cpu" else "CUDA"),
         ("空隙", size(memory.holes), "分配器留着没还的"),
-        ("最高", size(memory.peak), _verdict(outlook)),
+        ("最高", size(memory.needed), _verdict(outlook)),
         ("评测时", size(tensors.evaluation), "只算张量"),
-        ("载入时", size(memory.loading), ""),
+        ("载入时", size(memory.loading), _loading_note(memory)),
         *([("主机内存", size(memory.host), "")] if outlook.target.device.type != "cpu" else []),
         ("", "", ""),
         *_time_rows(found),
@@ -123,6 +123,12 @@ def _verdict(outlook: Any) -> str:
         return "这个系统不说还有多少内存, 不检查"
     where = f"{outlook.target.name()}能用 {size(room)}"
     return f"放得下: {where}" if outlook.fits else f"放不下: {where}"
+
+
+def _loading_note(memory: Any) -> str:
+    from hantune.train.planning.gate import size
+
+    return f"其中 {size(memory.passing)} 是读过的权重文件, 别的程序要用时系统会收回" if memory.passing else ""
 
 
 def _disk_note(outlook: Any) -> str:

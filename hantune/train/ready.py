@@ -103,7 +103,7 @@ class Ready:
         if self.outlook is not None:
             memory, room = self.outlook.memory, self.outlook.target.room
             free = "" if room is None else f", 能用 {size(room)}"
-            console.say(f"内存  预计最多 {size(memory.peak)}{free}")
+            console.say(f"内存  预计最多 {size(memory.needed)}{free}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
         if self.patience is not None:
             console.say(f"提前停止  验证损失连续 {self.patience} 次评测都没有降")
@@ -129,10 +129,12 @@ def get_ready(
     material: Material,
     recorded: dict[str, Any] | None = None,
     state: Mapping[str, Any] | None = None,
+    outlook: Outlook | None = None,
 ) -> Ready:
     """Load the model and decide the rest.
 
-    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint.
+    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint; ``outlook``:
+    of this configuration, where it has been looked at already.
 
     Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
         ``train.nothing-held-out``; RefusedError ``plan.no-fit``, ``plan.no-disk``.
@@ -150,7 +152,7 @@ def get_ready(
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
         recompute = Recompute(**recorded.get("recompute", recompute.as_dict()))
-    outlook = _looked_at(config, material, device, precision, recompute if recorded else None)
+    outlook = outlook or _looked_at(config, material, device, precision, recompute if recorded else None)
     recompute = outlook.recompute if outlook else recompute
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded

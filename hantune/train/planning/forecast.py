@@ -78,7 +78,7 @@ def forecast(config: RunConfig, scratch: Path, *, target: Target | None = None, 
         require_disk(config, outlook)
     except RefusedError as error:
         refusal = refusal or error
-    duration = measured_duration(config, material) if measure and refusal is None else None
+    duration = measured_duration(config, material, outlook) if measure and refusal is None else None
     return Forecast(
         config=config,
         material=material,
@@ -89,9 +89,9 @@ def forecast(config: RunConfig, scratch: Path, *, target: Target | None = None, 
     )
 
 
-def measured_duration(config: RunConfig, material: Material) -> Duration | None:
+def measured_duration(config: RunConfig, material: Material, outlook: Outlook) -> Duration | None:
     """How long the run takes, by its own micro-batches on the loaded model."""
-    ready = get_ready(config, material)
+    ready = get_ready(config, material, outlook=outlook)
     accelerator = make_accelerator(ready.device, ready.precision)
     model = accelerator.prepare_model(ready.model) if ready.device.type != "cpu" else ready.model
     return calibrate(config, material, ready.plan, model, accelerator, most_share=math.inf)
