@@ -11,7 +11,7 @@ import typer
 
 from hantune.cli.frame import Answer, command, new_app
 from hantune.cli.help import columns
-from hantune.log import duration
+from hantune.log import duration, size
 
 app = new_app("训练之前先算: 内存, 时间, 磁盘够不够")
 
@@ -76,8 +76,6 @@ def _write(target: Path, source: Path, loaded: Any, changes: dict[str, Any]) -> 
 
 def table(found: Any) -> str:
     """The forecast for people."""
-    from hantune.train.planning.gate import size
-
     outlook = found.outlook
     memory, tensors, plan = outlook.memory, outlook.memory.tensors, outlook.plan
     largest, tokens = outlook.largest, int(found.material.train.lengths.sum())
@@ -116,8 +114,6 @@ def table(found: Any) -> str:
 
 
 def _verdict(outlook: Any) -> str:
-    from hantune.train.planning.gate import size
-
     room = outlook.target.room
     if room is None:
         return "这个系统不说还有多少内存, 不检查"
@@ -126,14 +122,10 @@ def _verdict(outlook: Any) -> str:
 
 
 def _loading_note(memory: Any) -> str:
-    from hantune.train.planning.gate import size
-
     return f"其中 {size(memory.passing)} 是读过的权重文件, 别的程序要用时系统会收回" if memory.passing else ""
 
 
 def _disk_note(outlook: Any) -> str:
-    from hantune.train.planning.gate import size
-
     disk = outlook.disk
     free = f", 还剩 {size(outlook.free_disk)}" if outlook.target.is_here else ""
     return f"检查点每个 {size(disk.checkpoint)}, 结果 {size(disk.output)}{free}"

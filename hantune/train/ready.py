@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hantune.config.schema import RunConfig
 from hantune.errors import ConfigError
 from hantune.evaluate.probes import Probe
-from hantune.log import console
+from hantune.log import console, size
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
@@ -20,7 +20,7 @@ from hantune.train.learn import set_up
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
 from hantune.train.plan import Plan, continued, make_plan
-from hantune.train.planning.gate import require_fit, size
+from hantune.train.planning.gate import require_fit
 from hantune.train.planning.outlook import Outlook, look_ahead, num_parameters
 from hantune.train.planning.target import here
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of

@@ -9,12 +9,11 @@ from __future__ import annotations
 from hantune.config.io import as_overrides
 from hantune.config.schema import RunConfig
 from hantune.errors import RefusedError
+from hantune.log import size
 from hantune.paths import quoted
 from hantune.train.planning.ladder import Ladder, Rung, climb
 from hantune.train.planning.outlook import Outlook
 from hantune.train.setup import Material
-
-GIB = 1 << 30
 
 
 def require_fit(config: RunConfig, material: Material, outlook: Outlook) -> None:
@@ -92,8 +91,3 @@ def what_fits(outlook: Outlook) -> str:
         return "这里连最小的模型也放不下"
     words = f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
     return f"这样的设置在这里最多能练约 {words} 参数的模型 (一条样本 {outlook.largest.longest} 个词元)"
-
-
-def size(num_bytes: int) -> str:
-    """``1.5 GB``, ``320 MB``: in units of 1024."""
-    return f"{num_bytes / GIB:.1f} GB" if num_bytes >= GIB else f"{num_bytes / (1 << 20):.0f} MB"

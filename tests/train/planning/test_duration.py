@@ -32,7 +32,8 @@ def opened(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> Any:
 
 
 def test_a_line_through_the_small_and_the_large() -> None:
-    assert line([10, 10, 2], [5, 7, 2]) == (1.0, 0.5)
+    assert line([10, 2], [6, 2]) == (1.0, 0.5)
+    assert line([10, 10, 10, 2, 2], [6, 60, 7, 9, 2]) == (1.0, 0.5), "a disturbed trial counts for nothing"
     assert line([10, 10.5], [5, 7]) == (0.0, pytest.approx(7 / 10.5)), "of one size: nothing tells the two apart"
     assert line([10, 2], [5, 9])[1] == 0, "the smaller one was slower"
     start, slope = line([10, 8], [10, 1])

@@ -15,7 +15,7 @@ from hantune.models import load
 from hantune.paths import RunFolder
 from hantune.train.planning import outlook as outlook_module
 from hantune.train.planning import target
-from hantune.train.planning.gate import size, what_fits
+from hantune.train.planning.gate import what_fits
 from hantune.train.planning.outlook import look_ahead
 from hantune.train.planning.target import parse_devices
 from hantune.train.run import resume, train
@@ -110,7 +110,3 @@ def test_what_fits_is_a_rule_of_three(make: Make, tmp_path: Path) -> None:
     assert "连最小的模型也放不下" in told(fixed)
     large = replace(found, parameters=10 * found.parameters * 10**4)
     assert "B 参数" in what_fits(replace(large, target=replace(found.target, room=fixed + memory.tensors.standing)))
-
-
-def test_sizes_are_read_easily() -> None:
-    assert [size(number) for number in (0, 5 << 20, 3 << 29)] == ["0 MB", "5 MB", "1.5 GB"]
