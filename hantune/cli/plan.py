@@ -80,7 +80,7 @@ def table(found: Any) -> str:
     memory, tensors, plan = outlook.memory, outlook.memory.tensors, outlook.plan
     largest, tokens = outlook.largest, int(found.material.train.lengths.sum())
     rows: list[tuple[str, str, str]] = [
-        ("模型", f"{outlook.parameters / 1e6:.1f} M", f"其中学习 {outlook.learned / 1e6:.2f} M"),
+        ("模型", _count(outlook.parameters), f"个参数, 其中学习 {_count(outlook.learned)}"),
         ("精度", outlook.precision.name, outlook.precision.reason),
         ("重算", "开" if outlook.recompute.is_on else "关", outlook.recompute.reason),
         (
@@ -113,6 +113,10 @@ def table(found: Any) -> str:
     return "\n".join(_lines(rows))
 
 
+def _count(numbers: int) -> str:
+    return f"{numbers / 1e9:.2f} B" if numbers >= 1e9 else f"{numbers / 1e6:.2f} M"
+
+
 def _verdict(outlook: Any) -> str:
     room = outlook.target.room
     if room is None:
@@ -135,8 +139,8 @@ def _time_rows(found: Any) -> Iterable[tuple[str, str, str]]:
     took = found.duration
     if took is None:
         total = found.outlook.volume.flop
-        hours = total / 1e14 / 3600 / found.outlook.target.total
-        yield "时间", "不知道", f"要算 {total / 1e15:.2f} PFLOP: 每张卡每秒算成 100 TFLOP 的话, 约 {hours:.2f} 小时"
+        seconds = total / 1e14 / found.outlook.target.total
+        yield "时间", "不知道", f"要看卡多快: 每张卡每秒能算成 100 TFLOP 的话, 约 {duration(seconds)}"
         return
     how = "用它自己的几个小批实测" if took.is_measured else "只按矩阵乘法的速度估计, 可能差一倍; 实测: --measure"
     yield "时间", f"约 {duration(took.total)}", how
