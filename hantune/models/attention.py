@@ -1,6 +1,6 @@
-"""Attention inside the documents of a packed row: no document sees another, and nothing is padded.
+"""Attention inside the documents of a packed row: no document sees another.
 
-On a CPU, documents of one length are batched matrix products: with torch 2.13 on two AVX512-BF16 cores, 28 chats of 40
+On a CPU, documents of like length are batched matrix products: with torch 2.13 on two AVX512-BF16 cores, 28 chats of 40
 tokens in bf16 take a tenth of the time of ``scaled_dot_product_attention`` and its backward pass (docs/decisions.md).
 On a card it is torch's varlen kernel, with lengths as Python numbers so that no layer waits for the device (trap D10).
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from hantune.data.batch import Documents
 from hantune.models.call import evaluating
+from hantune.models.grouped import grouped
 
 NAME = "hantune"
 """Under which transformers knows this attention."""
@@ -162,71 +162,75 @@ class _AsOnCard(torch.autograd.Function):
 
 
 class _Attend(torch.autograd.Function):
-    """Softmax attention, document by document, those of one length together."""
+    """Softmax attention of each document, those of like length together."""
 
     @staticmethod
     def forward(
         ctx: Any, q_THE: Tensor, k_TKE: Tensor, v_TKE: Tensor, lengths: tuple[int, ...], scale: float
     ) -> Tensor:
-        out_THE = torch.empty(q_THE.shape, dtype=q_THE.dtype, device=q_THE.device)
+        heads, key_heads = q_THE.shape[1], k_TKE.shape[1]
+        layout = grouped(lengths, heads, key_heads)
+        q_PE, k_PE, v_PE = layout.queries(q_THE).mul_(scale), layout.keys(k_TKE), layout.keys(v_TKE)
+        out_PE = torch.empty_like(q_PE)
         kept = []
-        for rows, count, length in _runs(lengths):
-            q_NLE = _by_head(q_THE[rows], count) * scale
-            k_NLE, v_NLE = (_by_head(_repeated(tensor[rows], q_THE), count) for tensor in (k_TKE, v_TKE))
-            parts = []
+        for places, length in layout.groups:
+            q_NLE, k_NLE, v_NLE, out_NLE = (x[places].view(-1, length, x.shape[-1]) for x in (q_PE, k_PE, v_PE, out_PE))
             for start in range(0, length, BLOCK_ROWS):
                 probabilities = _probabilities(q_NLE, k_NLE, start)
-                parts.append(torch.bmm(probabilities, v_NLE[:, : start + BLOCK_ROWS]))
+                block, seen = slice(start, start + BLOCK_ROWS), slice(0, start + BLOCK_ROWS)
+                torch.bmm(probabilities, v_NLE[:, seen], out=out_NLE[:, block])
                 if length <= BLOCK_ROWS:
                     kept.append(probabilities)
-            out_THE[rows] = _by_token(parts[0] if len(parts) == 1 else torch.cat(parts, 1), count)
-        ctx.save_for_backward(q_THE, k_TKE, v_TKE, *kept)
-        ctx.lengths, ctx.scale = lengths, scale
-        return out_THE
+        ctx.save_for_backward(q_PE, k_PE, v_PE, *kept)
+        ctx.layout, ctx.heads, ctx.key_heads, ctx.scale = layout, heads, key_heads, scale
+        return layout.back(out_PE, heads)
 
     @staticmethod
     def backward(ctx: Any, grad_THE: Tensor) -> tuple[Tensor | None, ...]:
-        q_THE, k_TKE, v_TKE, *kept = ctx.saved_tensors
+        q_PE, k_PE, v_PE, *kept = ctx.saved_tensors
         probabilities = iter(kept)
-        grads = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q_THE, k_TKE, v_TKE))
-        for rows, count, length in _runs(ctx.lengths):
-            q_NLE = _by_head(q_THE[rows], count) * ctx.scale
-            k_NLE, v_NLE = (_by_head(_repeated(tensor[rows], q_THE), count) for tensor in (k_TKE, v_TKE))
-            d_out_NLE = _by_head(grad_THE[rows], count)
-            known = next(probabilities) if length <= BLOCK_ROWS else None
-            found = _gradients(q_NLE, k_NLE, v_NLE, d_out_NLE, known)
-            found[0].mul_(ctx.scale)
-            for grad, part in zip(grads, found, strict=True):
-                grad[rows] = _summed(_by_token(part, count), grad.shape[1])
-        return (*grads, None, None)
+        tensors = [q_PE, k_PE, v_PE, ctx.layout.gradients(grad_THE), *(torch.empty_like(q_PE) for _ in range(3))]
+        for places, length in ctx.layout.groups:
+            views = tuple(x[places].view(-1, length, x.shape[-1]) for x in tensors)
+            if length <= BLOCK_ROWS:
+                _gradients(next(probabilities), *views)
+            else:
+                _gradients_in_blocks(*views)
+        d_q, d_k, d_v = (ctx.layout.back(grad, ctx.heads) for grad in tensors[4:])
+        return d_q.mul_(ctx.scale), _summed(d_k, ctx.key_heads), _summed(d_v, ctx.key_heads), None, None
 
 
 def _gradients(
-    q_NLE: Tensor, k_NLE: Tensor, v_NLE: Tensor, d_out_NLE: Tensor, known: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries (already scaled), keys and values; ``known``: the probabilities, if they were kept."""
-    if known is not None:
-        d_scores = _d_scores(known, d_out_NLE, v_NLE)
-        turned = d_scores.transpose(1, 2)
-        return torch.bmm(d_scores, k_NLE), torch.bmm(turned, q_NLE), torch.bmm(known.transpose(1, 2), d_out_NLE)
-    d_q, d_k, d_v = torch.empty_like(q_NLE), torch.zeros_like(k_NLE), torch.zeros_like(v_NLE)
-    for start in range(0, q_NLE.shape[1], BLOCK_ROWS):
+    probabilities: Tensor, q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, d_q: Tensor, d_k: Tensor, d_v: Tensor
+) -> None:
+    """Write the gradients of queries (already scaled), keys and values, all of shape [N, L, E]."""
+    d_scores = _d_scores(probabilities, d_out, v)
+    torch.bmm(d_scores, k, out=d_q)
+    torch.bmm(d_scores.transpose(1, 2), q, out=d_k)
+    torch.bmm(probabilities.transpose(1, 2), d_out, out=d_v)
+
+
+def _gradients_in_blocks(
+    q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, d_q: Tensor, d_k: Tensor, d_v: Tensor
+) -> None:
+    """The same for documents whose probabilities were not kept."""
+    d_k.zero_()
+    d_v.zero_()
+    for start in range(0, q.shape[1], BLOCK_ROWS):
         block, seen = slice(start, start + BLOCK_ROWS), slice(0, start + BLOCK_ROWS)
-        probabilities = _probabilities(q_NLE, k_NLE, start)
-        d_scores = _d_scores(probabilities, d_out_NLE[:, block], v_NLE[:, seen])
-        d_q[:, block] = torch.bmm(d_scores, k_NLE[:, seen])
-        d_k[:, seen] += torch.bmm(d_scores.transpose(1, 2), q_NLE[:, block])
-        d_v[:, seen] += torch.bmm(probabilities.transpose(1, 2), d_out_NLE[:, block])
-    return d_q, d_k, d_v
+        probabilities = _probabilities(q, k, start)
+        d_scores = _d_scores(probabilities, d_out[:, block], v[:, seen])
+        d_q[:, block] = torch.bmm(d_scores, k[:, seen])
+        d_k[:, seen] += torch.bmm(d_scores.transpose(1, 2), q[:, block])
+        d_v[:, seen] += torch.bmm(probabilities.transpose(1, 2), d_out[:, block])
 
 
 def _probabilities(q_NLE: Tensor, k_NLE: Tensor, start: int) -> Tensor:
     """How much the queries of the block at ``start`` look at each key up to them, shape [N, rows, M]."""
     queries = q_NLE[:, start : start + BLOCK_ROWS]
     scores = torch.bmm(queries, k_NLE[:, : start + BLOCK_ROWS].transpose(1, 2))
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    scores[:, :, start:] += _future(queries.shape[1], scores.device)
-    return torch.softmax(scores, -1).to(q_NLE.dtype)
+    scores[:, :, start:] += _future(queries.shape[1], scores.dtype, scores.device)
+    return torch.softmax(scores, -1)
 
 
 def _d_scores(probabilities: Tensor, d_out: Tensor, values: Tensor) -> Tensor:
@@ -236,37 +240,12 @@ def _d_scores(probabilities: Tensor, d_out: Tensor, values: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _future(rows: int, device: torch.device) -> Tensor:
+def _future(rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """-inf where a query would look ahead, shape [rows, rows]."""
-    return torch.full((rows, rows), -torch.inf, device=device).triu_(1)
-
-
-def _runs(lengths: tuple[int, ...]) -> Iterator[tuple[slice, int, int]]:
-    """(rows of the packed row, documents, length of each) for neighbours of one length."""
-    start = 0
-    for length, members in groupby(lengths):
-        count = len(list(members))
-        yield slice(start, start + count * length), count, length
-        start += count * length
-
-
-def _by_head(rows: Tensor, count: int) -> Tensor:
-    """[count * L, H, E] as [count * H, L, E]."""
-    return rows.view(count, -1, *rows.shape[1:]).transpose(1, 2).flatten(0, 1)
-
-
-def _by_token(heads: Tensor, count: int) -> Tensor:
-    """[count * H, L, E] as [count * L, H, E]."""
-    return heads.view(count, -1, *heads.shape[1:]).transpose(1, 2).flatten(0, 1)
-
-
-def _repeated(keys: Tensor, queries: Tensor) -> Tensor:
-    """Key or value heads repeated to as many as the queries have (grouped-query attention)."""
-    times = queries.shape[1] // keys.shape[1]
-    return keys if times == 1 else keys.repeat_interleave(times, dim=1)
+    return torch.full((rows, rows), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
 def _summed(grad_THE: Tensor, key_heads: int) -> Tensor:
-    """The inverse of ``_repeated`` for gradients."""
+    """Gradients of key heads from those of the queries that share them."""
     tokens, heads, width = grad_THE.shape
     return grad_THE if heads == key_heads else grad_THE.view(tokens, key_heads, -1, width).sum(2)
