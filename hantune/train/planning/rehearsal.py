@@ -43,7 +43,7 @@ SAME = 0.01
 """What every parameter of the model of one layer holds."""
 FEW_WORDS = 64
 """Rows of the embedding, and width of the MLP, of the model of one layer."""
-FEW = (1, 2)
+FEW = (2, 3)
 """So many layers are gone through where all are alike."""
 
 
