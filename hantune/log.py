@@ -204,6 +204,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} 小时 {whole % 3600 // 60} 分"
 
 
+def size(num_bytes: float) -> str:
+    """Bytes as text: ``320 MB``, ``1.5 GB``, in units of 1024 as in ``free`` and ``nvidia-smi``."""
+    return f"{num_bytes / 2**30:.1f} GB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MB"
+
+
 class JsonLines:
     """One JSON object a line, flushed at once so that a killed run has told all it did."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hantune import log
-from hantune.log import Console, EventLog, duration, read_events
+from hantune.log import Console, EventLog, duration, read_events, size
 
 
 class Stream(io.TextIOWrapper):
@@ -110,6 +110,10 @@ def test_short_work_shows_no_bar() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_sizes() -> None:
+    assert [size(number) for number in (0, 5 << 20, 3 << 29)] == ["0 MB", "5 MB", "1.5 GB"]
 
 
 def test_events_survive_a_torn_last_line_and_can_be_cut_back(tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
-"""Seconds and fill of packing an epoch of LCCC-base, beside best-fit decreasing in Python, in one run.
+"""Seconds of an epoch's order and cut for as many samples as LCCC-base has, and how full the rows are.
 
     python benchmarks/data/pack.py [--samples 6820506] [--out FILE.json]
 
-Lengths are log-normal with LCCC-base's mean in Llama 2 tokens (71). ``best_fit`` is timed on a fiftieth of them (its
-time grows linearly: a heap of rows per remaining room).
+Lengths are log-normal with LCCC-base's mean in Llama 2 tokens (71). Cutting is timed on a hundredth of the steps: its
+time is a sum over steps, and a run cuts each when it comes to it.
 """
 
 from __future__ import annotations
 
 import argparse
-import bisect
 import json
 import os
 import platform
@@ -19,49 +18,35 @@ from typing import Any
 
 import numpy as np
 
-from hantune.data.pack import epoch_rows, epoch_steps
+from hantune.data.pack import epoch_steps, micro_batches
 
-BUDGETS = (4096, 8192, 16384)
-SHARE = 50
-
-
-def best_fit(lengths: np.ndarray, budget: int) -> float:
-    """The fill of best-fit decreasing, row by row."""
-    rooms: list[int] = []
-    rows = 0
-    for length in sorted(lengths.tolist(), reverse=True):
-        place = bisect.bisect_left(rooms, length)
-        if place == len(rooms):
-            rows += 1
-            room = budget - length
-        else:
-            room = rooms.pop(place) - length
-        bisect.insort(rooms, room)
-    return float(lengths.sum() / (rows * budget))
+PER_STEP, BUDGETS, SHARE = 256, (2048, 4096, 8192), 100
 
 
 def measure(count: int) -> dict[str, Any]:
     lengths = np.clip(np.random.default_rng(0).lognormal(np.log(60), 0.58, count), 14, 512).astype(np.int32)
     load = os.getloadavg()[0]
+    start = time.perf_counter()
+    steps = epoch_steps(lengths, PER_STEP, seed=1, epoch=0, by_length=False)
+    order = time.perf_counter() - start
     rows: dict[str, Any] = {}
     for budget in BUDGETS:
+        some = steps[:: SHARE]
         start = time.perf_counter()
-        packed = epoch_rows(lengths, budget, seed=1, epoch=0)
+        cuts = [
+            cut
+            for step in some
+            for cut in micro_batches(step, lengths, batch_size=PER_STEP, batch_tokens=budget, layout="packed")
+        ]
         seconds = time.perf_counter() - start
-        rows[str(budget)] = {"seconds": round(seconds, 2), "fill": round(packed.fill(lengths, budget), 4)}
-    few = lengths[: count // SHARE]
-    start = time.perf_counter()
-    fill = best_fit(few, BUDGETS[0])
-    seconds = (time.perf_counter() - start) * SHARE
-    start = time.perf_counter()
-    epoch_steps(lengths, 256, seed=1, epoch=0)
+        fill = sum(int(lengths[cut].sum()) for cut in cuts) / (len(cuts) * budget)
+        rows[str(budget)] = {"seconds_per_step": round(seconds / len(some), 6), "fill": round(fill, 4)}
     return {
         "samples": count,
+        "samples_per_step": PER_STEP,
         "mean_length": round(float(lengths.mean()), 1),
-        "epoch_rows": rows,
-        "best_fit_4096": {"seconds": round(seconds, 1), "fill": round(fill, 4)},
-        "ratio_4096": round(seconds / rows["4096"]["seconds"], 1),
-        "epoch_steps_256_seconds": round(time.perf_counter() - start, 2),
+        "order_seconds": round(order, 2),
+        "cuts": rows,
         "load_before_and_after": [round(load, 2), round(os.getloadavg()[0], 2)],
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "numpy": np.__version__},
     }

@@ -1,13 +1,13 @@
 """What ``hantune plan`` foretells of memory and time, against what the runs take: a table over kinds of runs on a CPU.
 
-    python benchmarks/train/plan_grid.py --models SMALL LARGE --data SHORT LONG [--only NAME ...] [--no-time]
+    python benchmarks/train/plan_grid.py --models SMALL LARGE --data SHORT LONG [--only NAME ...] [--no-time] [--again]
         [--out benchmarks/results/plan_grid]
 
 ``SMALL``, ``LARGE``: model folders, such as ``hantune model init --preset 15m`` and ``110m`` make; ``SHORT``, ``LONG``:
 PREPARED folders. Each run is a process of its own; its peak is the most memory it ever held (``VmHWM``), which is
 compared with the figure in its ``plan.json``. Time is foretold by ``hantune plan --measure`` in another process and
-compared with what steps, evaluations and saves took; let nothing else run meanwhile. Results are kept one by one, so
-that a grid can be measured in parts (``--only``).
+compared with what steps, evaluations and saves took; let nothing else run meanwhile. Results are kept one by one: a
+grid that was stopped goes on where it was (rows that are there are not measured again, unless ``--again``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ def measured(settings: list[str], folder: Path, *, with_time: bool) -> dict[str,
     trained = run(["train", str(file), *settings, f"train.output_dir={folder / 'run'}"])
     kept = json.loads((folder / "run" / "plan.json").read_bytes())["forecast"]["memory"]
     took = trained["step_seconds"] + trained.get("eval_seconds", 0.0) + trained.get("save_seconds", 0.0)
-    figures = {"peak_foretold": kept["peak"], "peak": trained["memory_peak"], "parts": kept}
+    figures: dict[str, Any] = {"peak_foretold": kept["peak"], "peak": trained["memory_peak"], "parts": kept}
     if with_time:
         assert planned["duration"]["is_measured"]
         figures |= {"seconds_foretold": round(planned["duration"]["total"], 2), "seconds": round(took, 2)}
@@ -84,7 +86,16 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         else:
             cells += ["", "", ""]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_summary(results)]) + "\n"
+
+
+def _summary(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """How many rows keep the bars."""
+    for what, most in (("peak", 0.10), ("seconds", 0.15)):
+        off = [row[f"{what}_foretold"] / row[what] - 1 for row in results.values() if what in row]
+        if off:
+            kept = sum(abs(share) <= most for share in off)
+            yield f"{what}: {kept} of {len(off)} within {most:.0%}, the worst {max(off, key=abs):+.1%}"
 
 
 def main() -> None:
@@ -92,20 +103,25 @@ def main() -> None:
     parser.add_argument("--models", nargs=2, required=True)
     parser.add_argument("--data", nargs=2, required=True)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--no-time", action="store_true")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     file = asked.out.with_suffix(".json") if asked.out else None
     results: dict[str, Any] = json.loads(file.read_text("utf-8"))["runs"] if file and file.is_file() else {}
+    wanted = "peak" if asked.no_time else "seconds"
     for name in asked.only or GRID:
+        if wanted in results.get(name, {}) and not asked.again:
+            continue
+        began = time.perf_counter()
         model, data, changes = GRID[name]
         places = [f"model.path={asked.models[model]}", f"data.path={asked.data[data]}"]
         settings = [*places, *QUIET, f"train.max_steps={asked.steps}", "train.device=cpu", *changes]
         with tempfile.TemporaryDirectory() as folder:
             found = measured(settings, Path(folder), with_time=not asked.no_time)
-        results[name] = {**results.get(name, {}), **found}
-        print(table({name: results[name]}).splitlines()[-1], flush=True)
+        results[name] = {**found, "took": round(time.perf_counter() - began, 1)}
+        print(table({name: results[name]}).splitlines()[2], flush=True)
         if file:
             versions = {package: metadata.version(package) for package in ("torch", "transformers", "peft")}
             ordered = {each: results[each] for each in GRID if each in results}

@@ -11,7 +11,7 @@ import typer
 
 from hantune.cli.frame import Answer, command, new_app
 from hantune.cli.help import columns
-from hantune.log import duration
+from hantune.log import duration, size
 
 app = new_app("训练之前先算: 内存, 时间, 磁盘够不够")
 
@@ -40,8 +40,8 @@ def plan(
     """
     from hantune.config.io import load_config
     from hantune.errors import ConfigError
-    from hantune.train.forecast import forecast
-    from hantune.train.target import parse_devices
+    from hantune.train.planning.forecast import forecast
+    from hantune.train.planning.target import parse_devices
 
     if write is not None and write.exists():
         raise ConfigError("config.exists", f"已经有这个文件了: {write}", place=str(write), hint="--write 另写一个名字")
@@ -65,7 +65,7 @@ def _write(target: Path, source: Path, loaded: Any, changes: dict[str, Any]) -> 
     from hantune.config.check import COMMAND_LINE
     from hantune.config.io import dump_config, read_text, with_values
     from hantune.paths import write_file
-    from hantune.train.ladder import with_changes
+    from hantune.train.planning.ladder import with_changes
 
     typed = {name for name, origin in loaded.origins.items() if origin == COMMAND_LINE}
     config = with_changes(loaded.config, changes)
@@ -76,13 +76,11 @@ def _write(target: Path, source: Path, loaded: Any, changes: dict[str, Any]) -> 
 
 def table(found: Any) -> str:
     """The forecast for people."""
-    from hantune.train.gate import size
-
     outlook = found.outlook
     memory, tensors, plan = outlook.memory, outlook.memory.tensors, outlook.plan
     largest, tokens = outlook.largest, int(found.material.train.lengths.sum())
     rows: list[tuple[str, str, str]] = [
-        ("模型", f"{outlook.parameters / 1e6:.1f} M", f"其中学习 {outlook.learned / 1e6:.2f} M"),
+        ("模型", _count(outlook.parameters), f"个参数, 其中学习 {_count(outlook.learned)}"),
         ("精度", outlook.precision.name, outlook.precision.reason),
         ("重算", "开" if outlook.recompute.is_on else "关", outlook.recompute.reason),
         (
@@ -104,9 +102,9 @@ def table(found: Any) -> str:
         ("临时", size(tensors.rest), "输出层的分数等"),
         ("程序", size(memory.process), "Python, torch 和它们的缓冲" if outlook.target.device.type == "cpu" else "CUDA"),
         ("空隙", size(memory.holes), "分配器留着没还的"),
-        ("最高", size(memory.peak), _verdict(outlook)),
+        ("最高", size(memory.needed), _verdict(outlook)),
         ("评测时", size(tensors.evaluation), "只算张量"),
-        ("载入时", size(memory.loading), ""),
+        ("载入时", size(memory.loading), _loading_note(memory)),
         *([("主机内存", size(memory.host), "")] if outlook.target.device.type != "cpu" else []),
         ("", "", ""),
         *_time_rows(found),
@@ -115,9 +113,11 @@ def table(found: Any) -> str:
     return "\n".join(_lines(rows))
 
 
-def _verdict(outlook: Any) -> str:
-    from hantune.train.gate import size
+def _count(numbers: int) -> str:
+    return f"{numbers / 1e9:.2f} B" if numbers >= 1e9 else f"{numbers / 1e6:.2f} M"
 
+
+def _verdict(outlook: Any) -> str:
     room = outlook.target.room
     if room is None:
         return "这个系统不说还有多少内存, 不检查"
@@ -125,9 +125,11 @@ def _verdict(outlook: Any) -> str:
     return f"放得下: {where}" if outlook.fits else f"放不下: {where}"
 
 
-def _disk_note(outlook: Any) -> str:
-    from hantune.train.gate import size
+def _loading_note(memory: Any) -> str:
+    return f"其中 {size(memory.passing)} 是读过的权重文件, 别的程序要用时系统会收回" if memory.passing else ""
 
+
+def _disk_note(outlook: Any) -> str:
     disk = outlook.disk
     free = f", 还剩 {size(outlook.free_disk)}" if outlook.target.is_here else ""
     return f"检查点每个 {size(disk.checkpoint)}, 结果 {size(disk.output)}{free}"
@@ -137,8 +139,8 @@ def _time_rows(found: Any) -> Iterable[tuple[str, str, str]]:
     took = found.duration
     if took is None:
         total = found.outlook.volume.flop
-        hours = total / 1e14 / 3600 / found.outlook.target.total
-        yield "时间", "不知道", f"要算 {total / 1e15:.2f} PFLOP: 每张卡每秒算成 100 TFLOP 的话, 约 {hours:.2f} 小时"
+        seconds = total / 1e14 / found.outlook.target.total
+        yield "时间", "不知道", f"要看卡多快: 每张卡每秒能算成 100 TFLOP 的话, 约 {duration(seconds)}"
         return
     how = "用它自己的几个小批实测" if took.is_measured else "只按矩阵乘法的速度估计, 可能差一倍; 实测: --measure"
     yield "时间", f"约 {duration(took.total)}", how

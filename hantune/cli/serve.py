@@ -13,7 +13,7 @@ from hantune.cli.frame import Answer, command, new_app
 from hantune.cli.options import Base, Load
 from hantune.env import environment
 from hantune.errors import ConfigError, HantuneError, MachineError, is_out_of_memory
-from hantune.log import console
+from hantune.log import console, size
 
 if TYPE_CHECKING:
     from hantune.infer.engine import Engine
@@ -192,11 +192,11 @@ def _open(
 
 def _weights(engine: Engine) -> str:
     """How much memory the weights take, and where."""
-    gigabytes = engine.model.get_memory_footprint() / 2**30
+    from hantune.models.footprint import held_bytes
+
     where = "显存" if engine.model.device.type == "cuda" else "内存"
     precision = str(engine.model.dtype).removeprefix("torch.")
-    bits = "" if engine.load == "full" else f", 底座 {engine.load}"
-    return f"{gigabytes:.2f} GB {where} ({precision}{bits})"
+    return f"{size(held_bytes(engine.model))} {where} ({precision})"
 
 
 def _introduce(served: Served, host: str, port: int, keys: list[str], *, is_new: bool) -> None:
@@ -204,7 +204,9 @@ def _introduce(served: Served, host: str, port: int, keys: list[str], *, is_new:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{shown}:{port}"
     console.say(f"模型  {', '.join(served.models)}")
-    console.say(f"权重  {_weights(served.engine)}; 上下文 {served.engine.limit or '不限'} 个词元")
+    # What a packed base takes was said when it was packed.
+    weights = f"权重  {_weights(served.engine)}; " if served.engine.load == "full" else ""
+    console.say(f"{weights}上下文 {served.engine.limit or '不限'} 个词元")
     console.say(f"地址  {address}  (聊天网页 {address}/, OpenAI 接口 {address}/v1, 说明 {address}/docs)")
     if is_new:
         # Also under --quiet: nobody could use the server otherwise.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hantune.cli.frame import Answer, command, new_app
-from hantune.log import console, duration, read_events
+from hantune.log import console, duration, read_events, size
 from hantune.paths import quoted
 
 app = new_app("按配置训练")
@@ -109,12 +109,12 @@ def _cost(result: Any) -> list[str]:
     others = {"评测": "eval_seconds", "试答": "probe_seconds", "保存": "save_seconds"}
     spent += [f"{word} {duration(figures[name])}" for word, name in others.items() if figures.get(name, 0) >= 0.5]
     held = [
-        f"{word} {figures[name] / 2**30:.1f} GB"
+        f"{word} {size(figures[name])}"
         for word, name in (("内存", "memory_peak"), ("显存", "cuda_memory_peak"))
         if name in figures
     ]
     if held and "memory_expected" in figures:
-        held.append(f"开始前预计 {figures['memory_expected'] / 2**30:.1f} GB")
+        held.append(f"开始前预计 {size(figures['memory_expected'])}")
     return [speed, f"用时      {', '.join(spent)}", *([f"最多占用  {', '.join(held)}"] if held else [])]
 
 
@@ -122,7 +122,7 @@ def _plan(config: Any) -> Answer:
     import tempfile
 
     from hantune.cli.plan import table
-    from hantune.train.forecast import forecast
+    from hantune.train.planning.forecast import forecast
 
     with tempfile.TemporaryDirectory() as scratch:
         found = forecast(config, Path(scratch))

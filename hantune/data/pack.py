@@ -9,9 +9,8 @@ kept in a checkpoint but the number of the step.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -43,103 +42,6 @@ def epoch_steps(
         ranked = members[np.argsort(lengths[members], kind="stable")]
         steps.extend(ranked[i : i + samples_per_step] for i in range(0, len(ranked), samples_per_step))
     return [steps[i] for i in draw.permutation(len(steps))]
-
-
-class Rows(NamedTuple):
-    """Samples in rows of a token budget: row i holds ``order[bounds[i] : bounds[i + 1]]``."""
-
-    order: np.ndarray
-    bounds: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.bounds) - 1
-
-    def fill(self, lengths: np.ndarray, budget: int) -> float:
-        """Tokens over room (1.0 = no row has any left)."""
-        return float(lengths[self.order].sum() / (len(self) * budget)) if len(self) else 1.0
-
-
-def epoch_rows(lengths: np.ndarray, budget: int, *, seed: int, epoch: int) -> Rows:
-    """All samples once, in rows of at most ``budget`` tokens, drawn anew each epoch; millions in a second.
-
-    Most samples are laid one after another in random order; the rest, about as many as the gaps at the ends of rows
-    can hold, go where they fit best. So a row is a random set of samples, not one of like lengths as best-fit
-    decreasing makes it. A sample that is longer than the budget stands alone.
-    """
-    draw = np.random.Generator(np.random.PCG64([seed, epoch]))
-    order = draw.permutation(np.arange(len(lengths), dtype=np.int32))
-    sizes = lengths[order].astype(np.int64)
-    num_main = len(order) - _num_fillers(sizes, budget)
-    rows = _next_fit(sizes[:num_main], budget)
-    sums = np.diff(np.concatenate([[0], np.cumsum(sizes[:num_main])])[rows])
-    fillers = num_main + np.argsort(-sizes[num_main:], kind="stable")
-    row_of = np.full(len(order), -1, np.int32)
-    row_of[:num_main] = np.repeat(np.arange(len(rows) - 1), np.diff(rows))
-    while len(fillers):
-        row, filler = _best_fits(budget - sums, sizes[fillers])
-        if not len(row):
-            break
-        row_of[fillers[filler]] = row
-        sums[row] += sizes[fillers[filler]]
-        fillers = np.delete(fillers, filler)
-    fillers = np.sort(fillers)
-    more = _next_fit(sizes[fillers], budget)
-    row_of[fillers] = len(sums) + np.repeat(np.arange(len(more) - 1), np.diff(more))
-    return _shuffled(order, row_of, draw)
-
-
-def _num_fillers(sizes: np.ndarray, budget: int) -> int:
-    """How many samples the gaps hold that laying all of them one after another would leave."""
-    if not len(sizes):
-        return 0
-    fitting = np.minimum(sizes, budget)
-    mean, square = float(fitting.mean()), float((fitting**2).mean())
-    gaps = len(sizes) * mean / budget * square / (2 * mean)
-    return min(int(gaps / mean), len(sizes) // 2)
-
-
-def _next_fit(sizes: np.ndarray, budget: int) -> np.ndarray:
-    """Where rows begin when each takes samples in turn until one does not fit; the number of samples ends them."""
-    ends = np.cumsum(sizes)
-    following = np.searchsorted(ends, ends - sizes + budget, side="right")
-    following = memoryview(np.maximum(following, np.arange(1, len(sizes) + 1)))
-    starts = array("q", [0])
-    while starts[-1] < len(sizes):
-        starts.append(following[starts[-1]])
-    return np.frombuffer(starts, np.int64)
-
-
-def _best_fits(gaps: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(row, filler) pairs: each row gets at most one filler, each filler the smallest gap left; largest fillers first.
-
-    Going down the values, a gap opens a bracket and a filler closes the last one that is open: it is matched with the
-    smallest gap that holds it. ``sizes`` must fall.
-    """
-    rows = np.flatnonzero(gaps >= sizes[-1])
-    rows = rows[np.argsort(-gaps[rows], kind="stable")]
-    values = np.concatenate([gaps[rows], sizes])
-    opens = np.arange(len(values)) < len(rows)
-    order = np.argsort(-values, kind="stable")  # gaps stand before fillers of their size
-    steps = np.where(opens[order], 1, -1)
-    depth = np.cumsum(steps)
-    floor = np.minimum.accumulate(np.minimum(depth, 0))
-    is_matched = (steps > 0) | (np.diff(floor, prepend=0) == 0)
-    order, steps, level = order[is_matched], steps[is_matched], (depth - floor)[is_matched]
-    level[steps < 0] += 1
-    by_level = np.argsort(level, kind="stable")
-    order, steps, level = order[by_level], steps[by_level], level[by_level]
-    first = np.flatnonzero((steps[:-1] > 0) & (steps[1:] < 0) & (level[:-1] == level[1:]))
-    return rows[order[first]], order[first + 1] - len(rows)
-
-
-def _shuffled(order: np.ndarray, row_of: np.ndarray, draw: np.random.Generator) -> Rows:
-    """The rows in random order."""
-    num_rows = int(row_of.max()) + 1 if len(row_of) else 0
-    place = draw.permutation(np.arange(num_rows, dtype=np.int32))
-    row_of = place[row_of]
-    counts = np.bincount(row_of, minlength=num_rows)
-    by_row = np.argsort(row_of, kind="stable")
-    return Rows(order[by_row], np.concatenate([[0], np.cumsum(counts)]))
 
 
 def micro_batches(

@@ -24,7 +24,7 @@ from hantune.infer.lane import Completion, Lane
 from hantune.infer.prefix import PrefixStore
 from hantune.infer.sample import SamplingParams
 from hantune.infer.stream import Pieces, TextStream
-from hantune.log import console
+from hantune.log import console, size
 from hantune.models.call import bare_model, evaluating
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def open_engine(
     """
     from hantune.data.tokens import Encoder
     from hantune.models.adapter import load_adapter
-    from hantune.models.footprint import held_bytes, size_text, weight_bytes
+    from hantune.models.footprint import held_bytes, weight_bytes
     from hantune.models.load import load_model, load_tokenizer
     from hantune.models.locate import locate
 
@@ -304,7 +304,7 @@ def open_engine(
     model = load_model(located.base, dtype=dtype, device=device, load=load)
     if load != "full":
         whole = weight_bytes(Path(located.base), load="full", dtype=dtype)
-        console.say(f"底座按 {load} 装入: 权重占 {size_text(held_bytes(model))} (原样 {size_text(whole)})")
+        console.say(f"底座按 {load} 装入: 权重占 {size(held_bytes(model))} (原样 {size(whole)})")
     if located.adapter is not None:
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))

@@ -16,6 +16,7 @@ from hantune.config.schema import AdapterSection
 from hantune.errors import ConfigError, ModelError, TrainError
 from hantune.models.folder import require_no_pointer
 from hantune.models.headers import read_header
+from hantune.models.quantize import import_peft
 from hantune.models.record import base_entry, dress
 from hantune.paths import new_folder
 
@@ -37,6 +38,7 @@ def attach_lora(model: Any, section: AdapterSection, *, seed: int) -> Any:
 
     Raises: ConfigError ``adapter.no-such-layer`` naming the layers there are.
     """
+    import_peft()
     from peft import LoraConfig, get_peft_model
 
     targets: str | list[str] = section.targets if isinstance(section.targets, str) else list(section.targets)
@@ -269,6 +271,7 @@ def load_adapter(model: Any, folder: Path, *, untrained: bool = False, name: str
 
     Raises: the ModelErrors of ``require_adapter``; ModelError ``adapter.keys`` when its tensors do not fit the model.
     """
+    import_peft()
     from peft import PeftModel, get_peft_model_state_dict
 
     require_adapter(folder, untrained=untrained)

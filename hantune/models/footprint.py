@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hantune.errors import MachineError
+from hantune.log import size
 from hantune.models.headers import tensor_places
 from hantune.models.memory import free_memory
 from hantune.models.quantize import LOADS
@@ -38,12 +39,12 @@ def require_memory(folder: Path, *, load: str, dtype: torch.dtype, device: str) 
     if free is None or needed <= free:
         return
     smaller = {kind: weight_bytes(folder, load=kind, dtype=dtype) for kind in LOADS[LOADS.index(load) + 1 :]}
-    fitting = [f"--load {kind} ({size_text(size)})" for kind, size in smaller.items() if size < free]
+    fitting = [f"--load {kind} ({size(number)})" for kind, number in smaller.items() if number < free]
     where = "显存" if device.startswith("cuda") else "内存"
     raise MachineError(
         "model.no-memory",
-        f"{where}放不下这个模型: 权重就要 {size_text(needed)} ({load}, {str(dtype).removeprefix('torch.')}), "
-        f"只剩 {size_text(free)}. 还没有开始装",
+        f"{where}放不下这个模型: 权重就要 {size(needed)} ({load}, {str(dtype).removeprefix('torch.')}), "
+        f"只剩 {size(free)}. 还没有开始装",
         place=str(folder),
         hint=f"放得下的: {', '.join(fitting)}; 训练时写 model.load" if fitting else "换小一点的模型, 或先关掉别的程序",
     )
@@ -63,8 +64,3 @@ def held_bytes(model: Any) -> int:
 
 def _tensors(state: Any) -> list[Any]:
     return [getattr(state, name, None) for name in ("absmax", "code", "offset")]
-
-
-def size_text(number: int) -> str:
-    """``438 MB``, ``13.5 GB``."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from hantune.errors import MachineError
+from hantune.log import size
 
 SPARE_BYTES = 64 << 20
 """For configs, tokenizers and what else goes with the weights."""
@@ -21,7 +22,7 @@ def require_room(num_bytes: int, folder: Path) -> None:
     if num_bytes + SPARE_BYTES > free:
         raise MachineError(
             "machine.no-room",
-            f"磁盘放不下: 要写 {num_bytes / 1e9:.1f} GB, 只剩 {free / 1e9:.1f} GB. 还什么都没写",
+            f"磁盘放不下: 要写 {size(num_bytes)}, 只剩 {size(free)}. 还什么都没写",
             place=str(folder),
             hint="腾出空间, 或者用 --out 写到另一个盘",
         )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hantune.log import size
 from hantune.models.memory import process_memory
 from hantune.train.floor import Floor
 from hantune.train.step import StepResult
@@ -161,5 +162,5 @@ def note(figures: Mapping[str, Any]) -> str:
         parts.append(f"算力 {figures['matmul_share']:.0%}")
     for name, word in (("cuda_memory_peak", "显存"), ("memory", "内存")):
         if name in figures:
-            return "  ".join([*parts, f"{word} {figures[name] / 2**30:.1f} GB"])
+            return "  ".join([*parts, f"{word} {size(figures[name])}"])
     return "  ".join(parts)

@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from hantune.config.schema import RunConfig
 from hantune.errors import ConfigError
 from hantune.evaluate.probes import Probe
-from hantune.log import console
+from hantune.log import console, size
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
-from hantune.train.gate import require_fit, size
 from hantune.train.learn import set_up
 from hantune.train.liger import Kernels, use_liger
 from hantune.train.optim import optimizer_name
-from hantune.train.outlook import Outlook, look_ahead, num_parameters
 from hantune.train.plan import Plan, continued, make_plan
+from hantune.train.planning.gate import require_fit
+from hantune.train.planning.outlook import Outlook, look_ahead, num_parameters
+from hantune.train.planning.target import here
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
-from hantune.train.target import here
 
 SLOWER_THAN_FLOOR = 2
 """A step takes about so many times what its matrix products alone would."""
@@ -103,7 +103,7 @@ class Ready:
         if self.outlook is not None:
             memory, room = self.outlook.memory, self.outlook.target.room
             free = "" if room is None else f", 能用 {size(room)}"
-            console.say(f"内存  预计最多 {size(memory.peak)}{free}")
+            console.say(f"内存  预计最多 {size(memory.needed)}{free}")
         console.say(f"步数  {plan.total_steps}, 每 {plan.eval_every} 步评测, 每 {plan.save_every} 步保存")
         if self.patience is not None:
             console.say(f"提前停止  验证损失连续 {self.patience} 次评测都没有降")
@@ -129,10 +129,12 @@ def get_ready(
     material: Material,
     recorded: dict[str, Any] | None = None,
     state: Mapping[str, Any] | None = None,
+    outlook: Outlook | None = None,
 ) -> Ready:
     """Load the model and decide the rest.
 
-    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint.
+    ``recorded``: the ``plan.json`` of a run that goes on, which is kept to; ``state``: of its checkpoint; ``outlook``:
+    of this configuration, where it has been looked at already.
 
     Raises: the ModelErrors of ``load_model``; ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``,
         ``train.nothing-held-out``; RefusedError ``plan.no-fit``, ``plan.no-disk``.
@@ -152,7 +154,7 @@ def get_ready(
     is_kept = bool(recorded and "recompute" in recorded)  # not where it was asked for anew
     if recorded and is_kept:
         recompute = Recompute(**recorded["recompute"])
-    outlook = _looked_at(config, material, device, precision, recompute if is_kept else None)
+    outlook = outlook or _looked_at(config, material, device, precision, recompute if is_kept else None)
     recompute = outlook.recompute if outlook else recompute
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from hantune.log import size
+
 MARGIN = 0.9
 """The share of the free memory that a prediction may fill: it is off by some per cent."""
 
@@ -32,7 +34,7 @@ def choose_recompute(asked: Asked, *, predicted: int | None = None, available: i
         return Recompute(is_on=asked, reason="配置里指定的")
     if predicted is None or available is None:
         return Recompute(is_on=False, reason="没有预计内存; 不重算更快")
-    figures = f"预计峰值 {predicted / 2**30:.1f} GB, 能用的有 {available / 2**30:.1f} GB"
+    figures = f"中间结果全留着预计要 {size(predicted)}, 能用的有 {size(available)}"
     if predicted <= MARGIN * available:
         return Recompute(is_on=False, reason=f"{figures}: 放得下, 不重算更快")
     return Recompute(is_on=True, reason=f"{figures}: 放不下, 用大约三成的时间换内存")

@@ -13,7 +13,7 @@ import torch
 from hantune.config.schema import TrainSection
 from hantune.data.batch import Batch
 from hantune.errors import TrainError
-from hantune.log import duration
+from hantune.log import duration, size
 from hantune.models.call import bare_model
 from hantune.models.memory import free_memory
 from hantune.train.checkpoint import restore_rng, rng_tensors
@@ -87,7 +87,7 @@ class Room:
                 parts.append(f"估计要 {duration(expected)}")
             free = free_memory(device)
             if free is not None and free < TIGHT_BYTES:
-                parts.append(f"内存只剩 {free / 2**20:.0f} MB, 可能因此变慢")
+                parts.append(f"内存只剩 {size(free)}, 可能因此变慢")
             return ", ".join(parts)
 
         return details
@@ -149,7 +149,7 @@ class Room:
 
     def _too_long(self, batch: Batch) -> TrainError:
         free = free_memory(self._stepper.accelerator.device)
-        left = "" if free is None else f", 现在还剩 {free / 2**30:.1f} GB"
+        left = "" if free is None else f", 现在还剩 {size(free)}"
         return TrainError(
             "train.out-of-memory",
             f"内存不够: 一条 {batch.num_tokens} 个词元的样本单独成批也放不下{left}",

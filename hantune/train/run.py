@@ -28,6 +28,7 @@ from hantune.train.loop import Loop
 from hantune.train.meter import Meter
 from hantune.train.outcome import TrainResult, finished_result, result_of, say_end
 from hantune.train.parallel import make_accelerator
+from hantune.train.planning.duration import MOST_SHARE, Duration, calibrate, expected_duration
 from hantune.train.precision import Precision
 from hantune.train.probe import Prober
 from hantune.train.ready import DEFAULT_THREADS, Ready, get_ready, require_libraries
@@ -44,7 +45,6 @@ from hantune.train.setup import (
     told,
     write_mask_sample,
 )
-from hantune.train.timing import MOST_SHARE, Duration, calibrate, expected_duration
 from hantune.train.trackers import Trackers
 from hantune.train.trainer_log import FILE as TRAINER_LOG
 from hantune.train.trainer_log import TrainerLog

@@ -9,7 +9,7 @@ import pytest
 
 from hantune.cli import main
 from hantune.config.io import dump_config, load_config
-from hantune.train import target
+from hantune.train.planning import target
 from tests.runs import small_config, write_chats
 
 

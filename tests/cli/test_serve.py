@@ -88,7 +88,7 @@ def test_from_the_first_line_to_the_last(
         assert process.stderr is not None
         told = [process.stderr.readline() for _ in range(5)]
         assert told[0] == "模型  pupil, tiny-llama, b\n"
-        assert re.match(r"权重  \d+\.\d\d GB 内存 \(float32\); 上下文 512 个词元\n", told[1])
+        assert re.match(r"权重  \d+ MB 内存 \(float32\); 上下文 512 个词元\n", told[1])
         address = re.search(r"http://127\.0\.0\.1:\d+", told[2])[0]  # type: ignore[index]
         key = re.match(r"密钥  (sk-\S{40,})", told[3])[1]  # type: ignore[index]
         assert f"curl {address}/v1/chat/completions" in told[4]

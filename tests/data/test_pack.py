@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hantune.data.pack import epoch_rows, epoch_steps, largest_batch, micro_batches, num_steps, useful_share
+from hantune.data.pack import epoch_steps, largest_batch, micro_batches, num_steps, useful_share
 
 lengths_of = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 
@@ -110,35 +110,3 @@ def test_a_step_is_the_same_samples_however_it_is_cut() -> None:
     one_by_one = micro_batches(step, lengths, batch_size=1, batch_tokens=None, layout="sorted")
     at_once = micro_batches(step, lengths, batch_size=8, batch_tokens=None, layout="sorted")
     assert [i for batch in one_by_one for i in batch] == at_once[0]
-
-
-@given(lengths_of, st.integers(20, 400), st.integers(0, 5), st.integers(0, 3))
-def test_rows_hold_every_sample_once_within_the_budget(
-    lengths: np.ndarray, budget: int, seed: int, epoch: int
-) -> None:
-    rows = epoch_rows(lengths, budget, seed=seed, epoch=epoch)
-    assert sorted(rows.order.tolist()) == list(range(len(lengths)))
-    assert rows.bounds[0] == 0
-    for start, end in zip(rows.bounds[:-1], rows.bounds[1:], strict=True):
-        own = lengths[rows.order[start:end]]
-        assert len(own) == 1 or 0 < own.sum() <= budget
-
-
-def test_rows_are_full_and_drawn_anew_each_epoch() -> None:
-    lengths = np.clip(np.random.default_rng(0).lognormal(np.log(58), 0.6, 100_000), 14, 512).astype(np.int64)
-    first = epoch_rows(lengths, 4096, seed=1, epoch=0)
-    assert first.fill(lengths, 4096) > 0.99
-    assert first.order.tolist() == epoch_rows(lengths, 4096, seed=1, epoch=0).order.tolist()
-    assert first.order.tolist() != epoch_rows(lengths, 4096, seed=1, epoch=1).order.tolist()
-
-
-def test_rows_are_random_sets_not_sorted_ones() -> None:
-    lengths = np.clip(np.random.default_rng(0).lognormal(np.log(58), 0.6, 50_000), 14, 512).astype(np.int64)
-    rows = epoch_rows(lengths, 4096, seed=1, epoch=0)
-    means = [lengths[rows.order[a:b]].mean() for a, b in zip(rows.bounds[:-1], rows.bounds[1:], strict=True)]
-    assert np.std(means) < 0.2 * lengths.mean()
-
-
-def test_no_samples_no_rows() -> None:
-    rows = epoch_rows(np.zeros(0, np.int64), 4096, seed=0, epoch=0)
-    assert (len(rows), rows.fill(np.zeros(0, np.int64), 4096)) == (0, 1.0)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from hantune.errors import MachineError
+from hantune.log import size
 from hantune.models import footprint
-from hantune.models.footprint import held_bytes, require_memory, size_text, weight_bytes
+from hantune.models.footprint import held_bytes, require_memory, weight_bytes
 from hantune.models.load import load_model
 from hantune.models.quantize import LOADS
 
@@ -27,12 +28,12 @@ def test_what_does_not_fit_is_refused_with_what_would(
     whole, eight = (weight_bytes(tiny_llama_folder, load=load, dtype=torch.float32) for load in ("full", "8bit"))
     assert eight < whole
     monkeypatch.setattr("hantune.models.load.load_checked", lambda *_, **__: pytest.fail("loaded"))
-    for free, told in ((whole - 1, f"--load 8bit ({size_text(eight)})"), (100, "换小一点的模型")):
+    for free, told in ((whole - 1, f"--load 8bit ({size(eight)})"), (100, "换小一点的模型")):
         monkeypatch.setattr(footprint, "free_memory", lambda device, free=free: free)
         with pytest.raises(MachineError) as caught:
             load_model(tiny_llama_folder, dtype=torch.float32)
         assert caught.value.code == "model.no-memory"
-        assert size_text(whole) in caught.value.message
+        assert size(whole) in caught.value.message
         assert told in str(caught.value.hint)
 
 
@@ -42,7 +43,3 @@ def test_what_fits_or_is_not_known_goes_on(
 ) -> None:
     monkeypatch.setattr(footprint, "free_memory", lambda device: free)
     require_memory(tiny_llama_folder, load="full", dtype=torch.float32, device="cpu")
-
-
-def test_sizes_are_read_easily() -> None:
-    assert [size_text(number) for number in (438_000_000, 13_480_000_000)] == ["438 MB", "13.5 GB"]

@@ -19,9 +19,9 @@ from hantune.models.call import bare_model, checkpoint_activations
 from hantune.models.load import load_model
 from hantune.models.loss import is_head_last, supervised_nats
 from hantune.paths import RunFolder
-from hantune.train.forecast import forecast
 from hantune.train.frozen import compute_densely
 from hantune.train.lora_kernels import fuse_lora
+from hantune.train.planning.forecast import forecast
 from hantune.train.pointwise import fuse_attention, fuse_pointwise
 from hantune.train.recompute import choose_recompute
 from hantune.train.run import resume, train

@@ -39,9 +39,9 @@ from hantune.paths import RunFolder, quoted
 from hantune.train import checkpoint as checkpoints
 from hantune.train import precision as precision_module
 from hantune.train import ready as ready_module
-from hantune.train.forecast import forecast
 from hantune.train.loop import Loop
 from hantune.train.optim import learning_rate_at
+from hantune.train.planning.forecast import forecast
 from hantune.train.probe import Prober
 from hantune.train.probe_plan import probe_steps
 from hantune.train.run import TrainResult, resume, train

@@ -6,18 +6,18 @@ that glibc keeps between them. On a card it is the tensors and what CUDA needs f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from hantune.config.schema import RunConfig
 from hantune.data.batch import Batch
-from hantune.models.headers import ITEM_BYTES, tensor_places
+from hantune.models.headers import ITEM_BYTES, TensorSpec
 from hantune.models.memory import give_back, process_memory
 from hantune.models.shards import DTYPE_NAMES
+from hantune.train.planning.rehearsal import Footprint
+from hantune.train.planning.target import Target
 from hantune.train.precision import Precision
-from hantune.train.rehearsal import Footprint
-from hantune.train.target import Target
 
 MIB = 1 << 20
 PROCESS_BYTES = 560 * MIB
@@ -35,18 +35,23 @@ CARD_HOLES = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes. ``peak``: the most that will be held on the device.
+    """Bytes. ``peak``: the most that will be held on the device, as the system counts it (``VmHWM``).
 
-    ``process``: held by programs and libraries; ``holes``: between tensors; ``loading``: the peak while the
-    weights are read; ``host``: the machine's memory beside a card.
+    ``process``: held by programs and libraries; ``holes``: between tensors; ``loading``: the peak while the weights are
+    read; ``passing``: the part of it that is pages of their files, which the system takes back when it needs them;
+    ``needed``: what must be there; ``host``: the machine's memory beside a card; ``programs``: that part of it which
+    Python and its libraries hold.
     """
 
     tensors: Footprint
     process: int
     holes: int
     loading: int
+    passing: int = 0
     peak: int
+    needed: int
     host: int
+    programs: int
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "tensors": self.tensors.as_dict()}
@@ -82,26 +87,28 @@ class Largest:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Bytes of the weights as they lie in their files, and of those that are made from them in another type."""
+    """Bytes of the weights as they lie in their files, of those among them that are made into another type, and of what
+    is made of these."""
 
     stored: int
+    passing: int
     converted: int
 
     @classmethod
-    def of(cls, folder: Path, precision: Precision, load: str, base: int) -> Weights:
-        """``base``: bytes of what is not learned, as the model holds it."""
-        specs = [spec for _, spec in tensor_places(folder).values()]
+    def of(cls, specs: Sequence[TensorSpec], precision: Precision, load: str, base: int) -> Weights:
+        """``specs``: all tensors of the files; ``base``: bytes of what is not learned, as the model holds it."""
         wanted = DTYPE_NAMES[precision.weights]
         others = [spec for spec in specs if spec.dtype != wanted]
         converted = sum(spec.num_bytes // ITEM_BYTES[spec.dtype] * ITEM_BYTES[wanted] for spec in others)
-        return cls(stored=sum(spec.num_bytes for spec in specs), converted=converted if load == "full" else base)
+        stored = sum(spec.num_bytes for spec in specs)
+        if load != "full":
+            return cls(stored=stored, passing=stored, converted=base)
+        return cls(stored=stored, passing=sum(spec.num_bytes for spec in others), converted=converted)
 
 
 def estimate_memory(
-    config: RunConfig,
     tensors: Footprint,
-    folder: Path,
-    precision: Precision,
+    weights: Weights,
     target: Target,
     *,
     saves_behind: bool,
@@ -114,7 +121,6 @@ def estimate_memory(
     if process is None:
         give_back()
         process = (process_memory()[0] or PROCESS_BYTES) + LIBRARY_BYTES
-    weights = Weights.of(folder, precision, config.model.load, tensors.base)
     if target.device.type == "cpu":
         return _on_cpu(tensors, process, weights, saves_behind)
     return _on_card(tensors, process, weights)
@@ -127,14 +133,17 @@ def _on_cpu(tensors: Footprint, process: int, weights: Weights, saves_behind: bo
     """
     most, copy = tensors.most, (tensors.learned + tensors.optimizer) * saves_behind
     holes, loading = int(HOLES * (most - tensors.standing)), process + weights.stored + weights.converted
-    peak = max(loading, process + most + copy + holes)
+    running = process + most + copy + holes
     return Memory(
         tensors=tensors,
         process=process,
         holes=holes,
         loading=loading,
-        peak=peak,
-        host=peak,
+        passing=weights.passing,
+        peak=max(loading, running),
+        needed=max(loading - weights.passing, running),
+        host=max(loading, running),
+        programs=process,
     )
 
 
@@ -142,13 +151,16 @@ def _on_card(tensors: Footprint, process: int, weights: Weights) -> Memory:
     """Only tensors and CUDA's own needs lie on the card; the weights pass through the machine's memory file by file."""
     most = tensors.most
     holes = int(most * CARD_HOLES)
+    peak = CONTEXT_BYTES + most + holes
     return Memory(
         tensors=tensors,
         process=CONTEXT_BYTES,
         holes=holes,
         loading=CONTEXT_BYTES + tensors.base + tensors.learned,
-        peak=CONTEXT_BYTES + most + holes,
+        peak=peak,
+        needed=peak,
         host=process + weights.stored + tensors.learned + tensors.optimizer,
+        programs=process,
     )
 
 

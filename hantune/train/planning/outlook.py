@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hantune.config.schema import RunConfig
 from hantune.data.batch import evaluation_batches
-from hantune.models.headers import tensor_places
+from hantune.models.headers import TensorSpec, tensor_places
 from hantune.models.hub import local_folder
-from hantune.train.estimate import Disk, Largest, Memory, estimate_disk, estimate_memory
 from hantune.train.feed import Feed
 from hantune.train.floor import Work
 from hantune.train.plan import Plan, make_plan
+from hantune.train.planning.flops import MOST_STEPS, Volume, volume_of
+from hantune.train.planning.memory import Disk, Largest, Memory, Weights, estimate_disk, estimate_memory
+from hantune.train.planning.rehearsal import Stage, find_traits, outlined, rehearse
+from hantune.train.planning.target import Target
 from hantune.train.precision import Precision, choose_precision, precision_of
 from hantune.train.probe_plan import ProbePlan
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
-from hantune.train.rehearsal import Stage, find_traits, outlined, rehearse
 from hantune.train.setup import Material
-from hantune.train.target import Target
-from hantune.train.volume import MOST_STEPS, Volume, volume_of
 
 HEAVY = 0.05
 """An optimiser that takes more than this share of the peak is told apart from the steps before it is there."""
@@ -49,7 +50,7 @@ class Outlook:
     @property
     def fits(self) -> bool:
         """Whether the memory is enough; yes where the system does not tell how much there is."""
-        return self.target.room is None or self.memory.peak <= self.target.room
+        return self.target.room is None or self.memory.needed <= self.target.room
 
     @property
     def fits_disk(self) -> bool:
@@ -71,22 +72,22 @@ def look_ahead(
     target: Target,
     precision: Precision | None = None,
     recompute: Recompute | None = None,
-    process: int | None = None,
+    like: Outlook | None = None,
 ) -> Outlook:
     """The outlook of a run on ``target``; ``precision``, ``recompute``: what is already decided.
 
-    ``process``: bytes that programs take, where they were measured already.
+    ``like``: that of a run with the same data and questions, whose memory alone differs.
 
     Raises: ConfigError ``adapter.no-such-layer``, ``train.fp16-on-cpu``; ModelError ``model.unknown-type``.
     """
     precision = precision or precision_on(config, target)
     if recompute is not None:
-        return _look(config, material, target, precision, recompute, process)
+        return _look(config, material, target, precision, recompute, like)
     asked = config.train.activation_checkpointing
-    outlook = _look(config, material, target, precision, choose_recompute(asked), process)
-    chosen = choose_recompute(asked, predicted=outlook.memory.peak, available=target.room)
+    outlook = _look(config, material, target, precision, choose_recompute(asked), like)
+    chosen = choose_recompute(asked, predicted=outlook.memory.needed, available=target.room)
     if chosen.is_on != outlook.recompute.is_on:
-        return _look(config, material, target, precision, chosen, process)
+        return _look(config, material, target, precision, chosen, outlook)
     return replace(outlook, recompute=chosen)
 
 
@@ -96,9 +97,10 @@ def _look(
     target: Target,
     precision: Precision,
     recompute: Recompute,
-    process: int | None,
+    like: Outlook | None,
 ) -> Outlook:
     folder = local_folder(config.model.path, revision=config.model.revision)
+    stored = stored_tensors(config)
     traits = find_traits(config, folder, precision)
     plan = make_plan(
         config,
@@ -107,7 +109,8 @@ def _look(
         can_pack=traits.can_pack,
         packs_fast=traits.packs_fast,
     )
-    plan = replace(plan, probes=_probes(config, material, plan, folder, precision, target))
+    probes = like.plan.probes if like else _probes(config, material, plan, folder, precision, target)
+    plan = replace(plan, probes=probes)
     feed = Feed(material.train, plan, config.train, pad_id=material.encoder.pad_id)
     batch = feed.largest()
     held_out = next(evaluation_batches(material.val, pad_id=material.encoder.pad_id), None)
@@ -132,14 +135,18 @@ def _look(
         recompute=recompute,
         target=target,
         memory=estimate_memory(
-            config, found.footprint, folder, precision, target, saves_behind=_saves_behind(plan), process=process
+            found.footprint,
+            Weights.of(stored, precision, config.model.load, found.footprint.base),
+            target,
+            saves_behind=_saves_behind(plan),
+            process=like.memory.programs if like else None,
         ),
         largest=Largest.of(batch, material.train.lengths),
         disk=estimate_disk(config, found.footprint),
         free_disk=_free_disk(config),
         volume=volume,
         work=found.work,
-        parameters=num_parameters(config) + (found.learned if config.adapter.kind == "lora" else 0),
+        parameters=_count(stored) + (found.learned if config.adapter.kind == "lora" else 0),
         learned=found.learned,
     )
 
@@ -170,8 +177,17 @@ def precision_on(config: RunConfig, target: Target) -> Precision:
 
 def num_parameters(config: RunConfig) -> int:
     """Numbers in a model folder's weights, read from the headers."""
+    return _count(stored_tensors(config))
+
+
+def stored_tensors(config: RunConfig) -> list[TensorSpec]:
+    """Types and shapes of a model folder's weights, read from the headers."""
     folder = local_folder(config.model.path, revision=config.model.revision)
-    return sum(math.prod(spec.shape) for _, spec in tensor_places(folder).values())
+    return [spec for _, spec in tensor_places(folder).values()]
+
+
+def _count(specs: Iterable[TensorSpec]) -> int:
+    return sum(math.prod(spec.shape) for spec in specs)
 
 
 def _free_disk(config: RunConfig) -> int:

@@ -12,16 +12,16 @@ import torch
 from hantune.config.schema import RunConfig
 from hantune.errors import RefusedError
 from hantune.paths import RunFolder
-from hantune.train.gate import no_fit, require_disk
-from hantune.train.ladder import Ladder, climb
 from hantune.train.optim import optimizer_name
-from hantune.train.outlook import Outlook, look_ahead
 from hantune.train.parallel import make_accelerator
+from hantune.train.planning.duration import Duration, calibrate, expected_duration
+from hantune.train.planning.gate import no_fit, require_disk
+from hantune.train.planning.ladder import Ladder, climb
+from hantune.train.planning.outlook import Outlook, look_ahead
+from hantune.train.planning.target import Target, here
 from hantune.train.precision import choose_device
 from hantune.train.ready import get_ready, require_held_out, require_libraries
 from hantune.train.setup import Material, open_material
-from hantune.train.target import Target, here
-from hantune.train.timing import Duration, calibrate, expected_duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def forecast(config: RunConfig, scratch: Path, *, target: Target | None = None, 
         require_disk(config, outlook)
     except RefusedError as error:
         refusal = refusal or error
-    duration = measured_duration(config, material) if measure and refusal is None else None
+    duration = measured_duration(config, material, outlook) if measure and refusal is None else None
     return Forecast(
         config=config,
         material=material,
@@ -89,9 +89,9 @@ def forecast(config: RunConfig, scratch: Path, *, target: Target | None = None, 
     )
 
 
-def measured_duration(config: RunConfig, material: Material) -> Duration | None:
+def measured_duration(config: RunConfig, material: Material, outlook: Outlook) -> Duration | None:
     """How long the run takes, by its own micro-batches on the loaded model."""
-    ready = get_ready(config, material)
+    ready = get_ready(config, material, outlook=outlook)
     accelerator = make_accelerator(ready.device, ready.precision)
     model = accelerator.prepare_model(ready.model) if ready.device.type != "cpu" else ready.model
     return calibrate(config, material, ready.plan, model, accelerator, most_share=math.inf)

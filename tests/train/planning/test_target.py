@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hantune.errors import ConfigError
-from hantune.train import target
-from hantune.train.target import here, parse_devices
+from hantune.train.planning import target
+from hantune.train.planning.target import here, parse_devices
 
 GIB = 1 << 30
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from hantune.config.schema import RunConfig
 from hantune.paths import RunFolder
-from hantune.train import volume
 from hantune.train.feed import Feed
 from hantune.train.floor import work_of
 from hantune.train.plan import make_plan
+from hantune.train.planning import flops
+from hantune.train.planning.flops import flop_of, volume_of, work_or_guess
 from hantune.train.setup import open_material
-from hantune.train.volume import flop_of, volume_of, work_or_guess
 from tests.runs import small_config
 
 
@@ -40,7 +40,7 @@ def test_it_is_the_sum_over_the_micro_batches(
     assert found.flop == pytest.approx(sum(flop_of(batch, work) for batch in batches), rel=0.02)
     assert found.evaluation_flop > 0
     assert "sizes" not in found.as_dict()
-    monkeypatch.setattr(volume, "MOST_STEPS", 3)
+    monkeypatch.setattr(flops, "MOST_STEPS", 3)
     sampled = volume_of(feed, plan, material, work)
     assert sampled.flop == pytest.approx(found.flop, rel=0.5)
 

@@ -13,11 +13,12 @@ import torch
 from hantune.config.schema import RunConfig
 from hantune.models.headers import tensor_places
 from hantune.paths import RunFolder
-from hantune.train import estimate, outlook
-from hantune.train.outlook import Outlook, look_ahead, num_parameters
+from hantune.train.planning import memory as estimates
+from hantune.train.planning import outlook
+from hantune.train.planning.outlook import look_ahead, num_parameters, precision_on
+from hantune.train.planning.target import Target, here, parse_devices
 from hantune.train.recompute import Recompute
 from hantune.train.setup import Material, open_material
-from hantune.train.target import Target, here, parse_devices
 from tests.runs import small_config
 
 CPU = torch.device("cpu")
@@ -107,18 +108,31 @@ def test_a_full_disk_is_seen_here_only(
 def test_cards_elsewhere_are_taken_to_have_bf16(config: RunConfig, material: Material) -> None:
     found = look_ahead(changed(config, train__precision="auto"), material, parse_devices("2x1GB"))
     assert (found.precision.name, found.target.total) == ("bf16", 2)
-    assert found.memory.process == estimate.CONTEXT_BYTES
+    assert found.memory.process == estimates.CONTEXT_BYTES
     assert found.plan.probes.steps == ()
 
 
 def test_weights_of_another_type_are_held_twice_while_loading(
     config: RunConfig, material: Material, tiny_llama_folder: Path
 ) -> None:
-    def loading(config: RunConfig) -> Outlook:
-        return look_ahead(config, material, parse_devices("1GB"))
+    specs = [spec for _, spec in tensor_places(tiny_llama_folder).values()]
 
-    same = estimate.Weights.of(tiny_llama_folder, loading(config).precision, "full", 0)
-    other = estimate.Weights.of(
-        tiny_llama_folder, loading(changed(config, train__precision="bf16")).precision, "full", 0
+    def held(name: str, load: str = "full") -> estimates.Weights:
+        asked = changed(config, train__precision=name)
+        return estimates.Weights.of(specs, precision_on(asked, parse_devices("1GB")), load, 7)
+
+    same, other, packed = held("float32"), held("bf16"), held("bf16", "4bit")
+    assert (same.passing, same.converted) == (0, 0)
+    assert (other.passing, other.converted) == (same.stored, same.stored // 2)
+    assert (packed.passing, packed.converted) == (same.stored, 7)
+
+
+def test_pages_of_files_that_only_pass_are_not_needed(config: RunConfig, material: Material) -> None:
+    """The system takes them back before it kills anybody, though it counts them as the process's at the peak."""
+    found = look_ahead(changed(config, train__precision="bf16"), material, Target(device=CPU, room=None))
+    large = estimates.Weights(stored=10**12, passing=10**12, converted=10**3)
+    memory = estimates.estimate_memory(
+        found.memory.tensors, large, found.target, saves_behind=False, process=found.memory.process
     )
-    assert (same.converted, other.converted) == (0, same.stored // 2)
+    assert memory.peak == memory.loading > 10**12 > memory.needed
+    assert memory.needed == memory.process + memory.tensors.most + memory.holes

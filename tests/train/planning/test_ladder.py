@@ -11,11 +11,11 @@ import pytest
 from hantune.config.schema import RunConfig
 from hantune.errors import MachineError
 from hantune.paths import RunFolder
-from hantune.train import ladder, rehearsal
-from hantune.train.ladder import Ladder, Shortened, climb, with_changes
-from hantune.train.outlook import Outlook, look_ahead
+from hantune.train.planning import ladder, rehearsal
+from hantune.train.planning.ladder import Ladder, Shortened, climb, with_changes
+from hantune.train.planning.outlook import Outlook, look_ahead
+from hantune.train.planning.target import Target, parse_devices
 from hantune.train.setup import Material, open_material
-from hantune.train.target import Target, parse_devices
 from tests.runs import small_config
 
 

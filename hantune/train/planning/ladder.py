@@ -17,7 +17,7 @@ from hantune.config.schema import RunConfig
 from hantune.data.types import Example
 from hantune.errors import MachineError
 from hantune.log import console
-from hantune.train.outlook import Outlook, look_ahead
+from hantune.train.planning.outlook import Outlook, look_ahead
 from hantune.train.setup import Material
 
 WORTH = 0.01
@@ -28,8 +28,8 @@ SHORTEST, LOWEST = 64, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """``values``: settings to change, by dotted name; ``cost``: what it costs (Chinese); ``saves``: bytes at the peak,
-    on top of the rungs before; ``peak``: what is then left."""
+    """``values``: settings to change, by dotted name; ``cost``: what it costs (Chinese); ``saves``: bytes that
+    need not be there, on top of the rungs before; ``peak``: what is then needed."""
 
     values: dict[str, Any]
     cost: str
@@ -65,7 +65,7 @@ class Ladder:
             "fits": self.fits,
             "rungs": [rung.as_dict() for rung in self.rungs],
             "needed": self.values,
-            "peak": self.last.memory.peak,
+            "peak": self.last.memory.needed,
         }
 
 
@@ -84,10 +84,10 @@ def climb(config: RunConfig, material: Material, outlook: Outlook) -> Ladder:
                 with contextlib.suppress(MachineError):  # a library that is not installed here
                     changed = with_changes(base, rung.values)
                     found = tried(changed)
-                    saves = now.memory.peak - found.memory.peak
+                    saves = now.memory.needed - found.memory.needed
                     if saves < WORTH * outlook.memory.tensors.most:
                         continue
-                    rungs.append(replace(rung, saves=saves, peak=found.memory.peak))
+                    rungs.append(replace(rung, saves=saves, peak=found.memory.needed))
                     now, base = found, changed
                 if now.fits:
                     break
@@ -115,8 +115,7 @@ def _outlook(config: RunConfig, original: RunConfig, material: Material, first: 
     if config.data.max_tokens < original.data.max_tokens:
         cut = {part: Shortened(getattr(material, part), config.data.max_tokens) for part in ("train", "val")}
         material = replace(material, **cut)  # type: ignore[arg-type]
-    process = first.memory.process if first.target.device.type == "cpu" else None
-    return look_ahead(config, material, first.target, process=process)
+    return look_ahead(config, material, first.target, like=first)
 
 
 def _merged(rungs: list[Rung]) -> list[Rung]:

@@ -1,6 +1,6 @@
 """How long a run will take on this machine, from a few of its own micro-batches run beforehand.
 
-A micro-batch takes a moment of its own and then so much for each FLOP (``train/volume``): a line through what was
+A micro-batch takes a moment of its own and then so much for each FLOP (``flops``): a line through what was
 measured on a typical and a small one. Trials leave no trace (``train/trial``).
 """
 
@@ -23,18 +23,20 @@ from hantune.train.feed import Feed
 from hantune.train.floor import Work, matmul_rate
 from hantune.train.optim import make_optimizer, state_bytes, trained_parameters
 from hantune.train.plan import Plan
+from hantune.train.planning.flops import Volume, flop_of, volume_of, work_or_guess
 from hantune.train.setup import Material
 from hantune.train.step import DoesNotFit
 from hantune.train.trial import try_batches
-from hantune.train.volume import Volume, flop_of, volume_of, work_or_guess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from hantune.train.outlook import Outlook
+    from hantune.train.planning.outlook import Outlook
 
 MOST_SHARE = 0.02
 """Trials that would take more of a run's time than this are left out."""
+TRIALS = 3
+"""How often each of the two micro-batches is tried."""
 STAND_IN_NUMBERS = 16_000_000
 """Parameters on which the optimiser's update is timed; the run's own are not touched."""
 SAVED_BYTES_PER_SECOND = 300e6
@@ -137,14 +139,14 @@ def save_bytes(config: RunConfig, model: nn.Module) -> int:
 
 
 def chosen_batches(feed: Feed, volume: Volume) -> list[Batch]:
-    """A typical micro-batch (half of the work is done in larger ones), a small one, and the typical one again.
+    """A typical micro-batch (half of the work is done in larger ones) and a small one, three times each in turn.
 
-    The first one warms up the libraries.
+    The first one of all warms up the libraries. Three, so that a disturbance has to hit all of a kind to be counted.
     """
     done = np.cumsum([size for size, _ in volume.sizes])
     middle = int(np.searchsorted(done, done[-1] / 2))
     typical, small = (feed.collate(volume.sizes[place][1]) for place in (middle, len(done) // 10))
-    return [typical, typical, small, typical, small]
+    return [typical, *(typical, small) * TRIALS]
 
 
 def measured_speed(
@@ -169,19 +171,16 @@ def measured_speed(
 
 
 def line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """(start, slope) of the line through the mean of the largest and the mean of the smallest; neither is negative."""
+    """(start, slope) of the line through the quickest of the largest and the quickest of the smallest; neither is
+    negative. What else runs on the machine only ever makes a trial longer, so the quickest was disturbed the least."""
     low, high = min(sizes), max(sizes)
     at_low, at_high = (
-        _mean([second for size, second in zip(sizes, seconds, strict=True) if size == end]) for end in (low, high)
+        min(second for size, second in zip(sizes, seconds, strict=True) if size == end) for end in (low, high)
     )
     if high < 1.2 * low:  # all of one size: nothing tells the two apart
         return 0.0, at_high / high
     slope = min(max(0.0, (at_high - at_low) / (high - low)), at_high / high)
     return at_high - slope * high, slope
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _forward_seconds(model: nn.Module, accelerator: Accelerator, batch: Batch) -> float:
@@ -197,13 +196,13 @@ def _update_seconds(config: RunConfig, model: nn.Module, device: torch.device) -
     part = max(1, min(numbers, STAND_IN_NUMBERS))
     parameter = nn.Parameter(torch.zeros(1, part, device=device))
     optimizer = make_optimizer({"stand-in": parameter}, config.train)
-    seconds = 0.0
-    for _ in range(2):
+    seconds = []
+    for _ in range(1 + TRIALS):
         parameter.grad = torch.zeros_like(parameter)
         start = time.perf_counter()
         nn.utils.clip_grad_norm_([parameter], 1.0)
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
-    return seconds * numbers / part
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:]) * numbers / part

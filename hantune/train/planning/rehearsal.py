@@ -30,17 +30,19 @@ from hantune.train.floor import Work
 from hantune.train.frozen import compute_densely
 from hantune.train.learn import set_up
 from hantune.train.optim import state_bytes, trained_parameters
+from hantune.train.planning.flops import work_or_guess
+from hantune.train.planning.target import Target
 from hantune.train.pointwise import fuse_attention, fuse_pointwise
 from hantune.train.precision import Precision
 from hantune.train.recompute import Recompute
 from hantune.train.step import add_gradients
-from hantune.train.target import Target
-from hantune.train.volume import work_or_guess
 
 PLACE = torch.device("cpu")
 """Where tensors without contents claim to be: a build of torch without CUDA knows no other place."""
 SAME = 0.01
 """What every parameter of the model of one layer holds."""
+FEW_WORDS = 64
+"""Rows of the embedding, and width of the MLP, of the model of one layer."""
 FEW = (2, 3)
 """So many layers are gone through where all are alike."""
 
@@ -202,7 +204,7 @@ class _Pass:
 def find_traits(config: RunConfig, folder: Path, precision: Precision) -> Traits:
     """What a run would find out about the model of ``folder``, from one layer of it."""
     settings, family = model_class(folder)
-    settings = _with_layers(settings, 1)
+    settings = _narrow(_with_layers(settings, 1))
     settings._attn_implementation = attention_of(folder)
     longest = None if config.train.batching == "sorted" else config.data.max_tokens
     return _traits(family, _Known(settings), precision.weights, longest)
@@ -266,6 +268,17 @@ def _set_up(stage: Stage, traits: Traits, layers: int) -> nn.Module:
             module.forward = MethodType(traits.forwards[type(module)], module)
     assume_head(bare_model(model), traits.is_head_last)
     return model
+
+
+def _narrow(settings: Any) -> Any:
+    """A model's settings with few words and a narrow MLP: its code is the same, and most of its matrices are small."""
+    text = settings.get_text_config()
+    for name in ("vocab_size", "intermediate_size", "ffn_dim", "n_inner"):
+        if isinstance(getattr(text, name, None), int):
+            setattr(text, name, min(getattr(text, name), FEW_WORDS))
+    for part in (settings, text):
+        part.pad_token_id = None  # an embedding has no row for it any more
+    return settings
 
 
 def _with_layers(settings: Any, count: int) -> Any:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from hantune.config.io import as_overrides
 from hantune.config.schema import RunConfig
 from hantune.errors import RefusedError
+from hantune.log import size
 from hantune.paths import quoted
-from hantune.train.ladder import Ladder, Rung, climb
-from hantune.train.outlook import Outlook
+from hantune.train.planning.ladder import Ladder, Rung, climb
+from hantune.train.planning.outlook import Outlook
 from hantune.train.setup import Material
-
-GIB = 1 << 30
 
 
 def require_fit(config: RunConfig, material: Material, outlook: Outlook) -> None:
@@ -50,12 +49,12 @@ def require_disk(config: RunConfig, outlook: Outlook) -> None:
 
 def no_fit(outlook: Outlook, ladder: Ladder) -> RefusedError:
     """The refusal, with the ladder and the shortest way out."""
-    needs, has = size(outlook.memory.peak), size(outlook.target.room or 0)
+    needs, has = size(outlook.memory.needed), size(outlook.target.room or 0)
     lines = [f"内存放不下: 预计最多要 {needs}, {outlook.target.name()}只能用 {has}", *rungs_told(ladder.rungs)]
     if ladder.fits:
-        hint = f"加上这些就放得下 (预计 {size(ladder.last.memory.peak)}): {overrides_of(ladder)}"
+        hint = f"加上这些就放得下 (预计 {size(ladder.last.memory.needed)}): {overrides_of(ladder)}"
     else:
-        lines.append(f"      全用上还要 {size(ladder.last.memory.peak)}. {what_fits(ladder.last)}")
+        lines.append(f"      全用上还要 {size(ladder.last.memory.needed)}. {what_fits(ladder.last)}")
         hint = "换小一些的模型或内存大一些的机器; 算多大的卡放得下: hantune plan RUN.yaml --devices 80GB"
     return RefusedError(
         "plan.no-fit", "\n".join(lines), hint=f"{hint}; 一定要试: train.memory_check=false"
@@ -81,19 +80,14 @@ def what_fits(outlook: Outlook) -> str:
     """Which model, or which length, this memory holds with the settings of ``outlook``: a rule of three."""
     memory, room = outlook.memory, outlook.target.room or 0
     tensors = memory.tensors
-    fixed = memory.peak - tensors.most - memory.holes
+    fixed = memory.needed - tensors.most - memory.holes
     left = room - fixed
     if left > tensors.standing:
-        passing = memory.peak - fixed - tensors.standing
+        passing = memory.needed - fixed - tensors.standing
         longest = int(outlook.largest.longest * (left - tensors.standing) / passing)
         return f"这个模型在这里最长能练约 {longest} 个词元的样本"
-    parameters = outlook.parameters * max(0, left) / (memory.peak - fixed)
+    parameters = outlook.parameters * max(0, left) / (memory.needed - fixed)
     if parameters < 1e6:
         return "这里连最小的模型也放不下"
     words = f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
     return f"这样的设置在这里最多能练约 {words} 参数的模型 (一条样本 {outlook.largest.longest} 个词元)"
-
-
-def size(num_bytes: int) -> str:
-    """``1.5 GB``, ``320 MB``: in units of 1024."""
-    return f"{num_bytes / GIB:.1f} GB" if num_bytes >= GIB else f"{num_bytes / (1 << 20):.0f} MB"

@@ -13,16 +13,16 @@ from hantune.config.schema import RunConfig
 from hantune.models.loss import supervised_nats
 from hantune.models.stand_in import Live
 from hantune.paths import RunFolder
-from hantune.train import rehearsal
 from hantune.train.feed import Feed
 from hantune.train.optim import trained_parameters
 from hantune.train.parallel import make_accelerator
+from hantune.train.planning import rehearsal
+from hantune.train.planning.rehearsal import Stage, find_traits, rehearse
+from hantune.train.planning.target import Target, here
 from hantune.train.ready import get_ready
 from hantune.train.recompute import choose_recompute
-from hantune.train.rehearsal import Stage, find_traits, rehearse
 from hantune.train.setup import Material, open_material
 from hantune.train.step import add_gradients
-from hantune.train.target import Target, here
 from tests.runs import small_config
 
 CPU = torch.device("cpu")

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from hantune.paths import RunFolder
-from hantune.train import timing
-from hantune.train.outlook import look_ahead
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import Plan
+from hantune.train.planning import duration
+from hantune.train.planning.duration import Speed, calibrate, expected_duration, line
+from hantune.train.planning.flops import Volume
+from hantune.train.planning.outlook import look_ahead
+from hantune.train.planning.target import here, parse_devices
 from hantune.train.ready import get_ready
 from hantune.train.setup import open_material
 from hantune.train.step import DoesNotFit
-from hantune.train.target import here, parse_devices
-from hantune.train.timing import Speed, calibrate, expected_duration, line
-from hantune.train.volume import Volume
 from tests.runs import small_config
 
 CPU = torch.device("cpu")
@@ -32,7 +32,8 @@ def opened(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> Any:
 
 
 def test_a_line_through_the_small_and_the_large() -> None:
-    assert line([10, 10, 2], [5, 7, 2]) == (1.0, 0.5)
+    assert line([10, 2], [6, 2]) == (1.0, 0.5)
+    assert line([10, 10, 10, 2, 2], [6, 60, 7, 9, 2]) == (1.0, 0.5), "a disturbed trial counts for nothing"
     assert line([10, 10.5], [5, 7]) == (0.0, pytest.approx(7 / 10.5)), "of one size: nothing tells the two apart"
     assert line([10, 2], [5, 9])[1] == 0, "the smaller one was slower"
     start, slope = line([10, 8], [10, 1])
@@ -46,7 +47,7 @@ def test_a_run_is_the_sum_of_its_parts() -> None:
     )  # fmt: skip
     volume = Volume(flop=100.0, tokens=10.0, batches=4.0, evaluation_flop=10.0, evaluation_batches=1, sizes=())
     speed = Speed(batch=1.0, flop=0.1, forward_batch=0.5, forward_flop=0.05, update=0.25)
-    found = speed.run(volume, plan, int(3 * timing.SAVED_BYTES_PER_SECOND))
+    found = speed.run(volume, plan, int(3 * duration.SAVED_BYTES_PER_SECOND))
     assert found.training == 4 * 1.0 + 100 * 0.1 + 4 * 0.25
     assert found.evaluation == 3 * (0.5 + 10 * 0.05), "at the start, in the middle, at the end"
     assert found.saving == pytest.approx(3.0)
@@ -76,17 +77,17 @@ def test_what_does_not_fit_is_not_timed(opened: Any, monkeypatch: pytest.MonkeyP
     def fail(model: Any, accelerator: Any, section: Any, batches: Any) -> None:
         raise DoesNotFit(batches[0])
 
-    monkeypatch.setattr(timing, "try_batches", fail)
+    monkeypatch.setattr(duration, "try_batches", fail)
     accelerator = make_accelerator(CPU, ready.precision)
     assert calibrate(config, material, ready.plan, ready.model, accelerator, most_share=math.inf) is None
 
 
 def test_without_trials_the_matrix_rate_tells(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, material = opened
-    monkeypatch.setattr(timing, "matmul_rate", lambda *_, **__: 1e9)
+    monkeypatch.setattr(duration, "matmul_rate", lambda *_, **__: 1e9)
     outlook = look_ahead(config, material, here(CPU))
     found = expected_duration(outlook)
     assert found is not None
     assert not found.is_measured
-    assert found.training == pytest.approx(outlook.volume.flop / 1e9 / timing.FLOOR_SHARE)
+    assert found.training == pytest.approx(outlook.volume.flop / 1e9 / duration.FLOOR_SHARE)
     assert expected_duration(look_ahead(config, material, parse_devices("1GB"))) is None

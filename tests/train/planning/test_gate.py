@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hantune.errors import RefusedError
 from hantune.log import read_events
 from hantune.models import load
 from hantune.paths import RunFolder
-from hantune.train import outlook as outlook_module
-from hantune.train import target
-from hantune.train.gate import size, what_fits
-from hantune.train.outlook import look_ahead
+from hantune.train.planning import memory, target
+from hantune.train.planning import outlook as outlook_module
+from hantune.train.planning.gate import what_fits
+from hantune.train.planning.outlook import look_ahead
+from hantune.train.planning.target import here, parse_devices
 from hantune.train.run import resume, train
 from hantune.train.setup import open_material
-from hantune.train.target import parse_devices
 from tests.runs import small_config, story
 
 Make = Callable[..., Any]
@@ -40,11 +41,14 @@ def leave(monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
 
 
 def test_what_does_not_fit_does_not_start(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leave(monkeypatch, 300 << 20)
+    monkeypatch.setattr(memory, "process_memory", lambda: (100 << 20, 100 << 20))
+    config = make(train__activation_checkpointing=False)
+    found = look_ahead(config, open_material(config, RunFolder(tmp_path)), here(torch.device("cpu"))).memory
+    leave(monkeypatch, found.needed - int(0.02 * (found.needed - found.process)))
     loaded: list[Any] = []
     monkeypatch.setattr(load, "load_model", lambda *_, **__: loaded.append(1))
     with pytest.raises(RefusedError) as caught:
-        train(make(train__activation_checkpointing=False))
+        train(config)
     assert (caught.value.code, caught.value.exit_code) == ("plan.no-fit", 3)
     assert "内存放不下" in caught.value.message
     assert "train.activation_checkpointing=true" in caught.value.message
@@ -110,7 +114,3 @@ def test_what_fits_is_a_rule_of_three(make: Make, tmp_path: Path) -> None:
     assert "连最小的模型也放不下" in told(fixed)
     large = replace(found, parameters=10 * found.parameters * 10**4)
     assert "B 参数" in what_fits(replace(large, target=replace(found.target, room=fixed + memory.tensors.standing)))
-
-
-def test_sizes_are_read_easily() -> None:
-    assert [size(number) for number in (0, 5 << 20, 3 << 29)] == ["0 MB", "5 MB", "1.5 GB"]
