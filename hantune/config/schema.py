@@ -92,8 +92,10 @@ class TrainSection(Section):
     max_steps: Positive | None = _setting(None, "最多多少步 (一步 = 更新一次参数); 空 = 由 epochs 决定")
     batch_size: Positive = _setting(8, "每个小批最多几条样本")
     accumulation_steps: Positive = _setting(1, "累积几个小批再更新一次参数")
-    batch_tokens: Positive | None = _setting(
-        2048, "每个小批最多多少个词元 (含补齐), 超出就拆小; 空 = 不限; 显存大的卡可以加到 8192 以上"
+    batch_tokens: Literal["auto"] | Positive | None = _setting(
+        "auto",
+        "每个小批最多多少个词元 (含补齐), 超出就拆小; auto = 2048, 用 float32 算时 1024; 空 = 不限; "
+        "显存大的卡可以加到 8192 以上",
     )
     batching: Literal["auto", "sorted", "packed"] = _setting(
         "auto", "sorted = 长度相近的放一批; packed = 首尾相接放一行, 互不相看; auto = 按设备和模型选"

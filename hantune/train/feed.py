@@ -50,7 +50,7 @@ class Feed:
             self.samples_of_step(step),
             self._lengths,
             batch_size=self._section.batch_size,
-            batch_tokens=self._section.batch_tokens,
+            batch_tokens=self._plan.batch_tokens,
             layout=self._plan.layout,
         )
 
@@ -59,7 +59,7 @@ class Feed:
         cut = largest_batch(
             self._lengths,
             batch_size=self._section.batch_size,
-            batch_tokens=self._section.batch_tokens,
+            batch_tokens=self._plan.batch_tokens,
             layout=self._plan.layout,
         )
         return max(self._halved(cut, most), key=lambda batch: batch.tokens_BT.numel())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,17 +17,23 @@ from hantune.train.probe_plan import ProbePlan
 TIMES_PER_RUN = 5
 """How often a run evaluates and saves when the configuration does not say."""
 
+BATCH_TOKENS, WIDE_BATCH_TOKENS = 2048, 1024
+"""Tokens of a micro-batch when the configuration does not say, and the same where all is float32: there an activation
+takes twice the bytes, and 1,024 rows keep a CPU's matrix products as fast as 2,048 do (docs/decisions.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The counts of one run. A step is one update of the weights.
 
-    ``run_samples``: samples of the whole run, all epochs together. ``deals``: see ``course``.
+    ``run_samples``: samples of the whole run, all epochs together. ``deals``: see ``course``. ``batch_tokens``: most
+    tokens of a micro-batch, None without a limit.
     """
 
     num_samples: int
     num_val: int
     samples_per_step: int
+    batch_tokens: int | None
     steps_per_epoch: int
     total_steps: int
     eval_every: int
@@ -56,11 +62,13 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, *, num_samples: int, num_val: int, can_pack: bool, packs_fast: bool = False
-) -> Plan:
+    config: RunConfig, *, num_samples: int, num_val: int, can_pack: bool, packs_fast: bool = False,
+    is_wide: bool = False,
+) -> Plan:  # fmt: skip
     """The plan for this configuration and this much data.
 
-    ``can_pack``: the model takes position ids; ``packs_fast``: its packed rows go through ``models/attention``.
+    ``can_pack``: the model takes position ids; ``packs_fast``: its packed rows go through ``models/attention``;
+    ``is_wide``: all is computed in float32.
     """
     train = config.train
     samples_per_step = train.batch_size * train.accumulation_steps
@@ -74,6 +82,7 @@ def make_plan(
         num_samples=num_samples,
         num_val=num_val,
         samples_per_step=samples_per_step,
+        batch_tokens=_batch_tokens(train.batch_tokens, is_wide),
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
         eval_every=config.eval.every_steps or _often(total),
@@ -116,6 +125,12 @@ def course_of(plan: Plan, lengths: np.ndarray, seed: int) -> Course:
 
 def _often(total_steps: int) -> int:
     return max(1, math.ceil(total_steps / TIMES_PER_RUN))
+
+
+def _batch_tokens(asked: int | Literal["auto"] | None, is_wide: bool) -> int | None:
+    if asked == "auto":
+        return WIDE_BATCH_TOKENS if is_wide else BATCH_TOKENS
+    return asked
 
 
 def _choose_layout(asked: str, can_pack: bool, packs_fast: bool) -> tuple[Layout, str]:

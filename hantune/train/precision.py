@@ -30,6 +30,11 @@ class Precision:
         """Whether products must be cast from the weights' type; fp16 has accelerate scale the loss as well."""
         return self.weights != self.compute or self.compute == torch.float16
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether all is computed in float32."""
+        return self.compute == torch.float32
+
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""
         return {"name": self.name, "weights": str(self.weights).removeprefix("torch."), "reason": self.reason}

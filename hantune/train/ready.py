@@ -164,10 +164,10 @@ def get_ready(
         outlook = _looked_at(config, material, device, precision, None)
         recompute = outlook.recompute if outlook else recompute
         model, kernels = _make_model(config, material, device, precision, recompute)
-    plan = continued(_plan(config, material, model), config, material.train.lengths, state)
+    plan = continued(_plan(config, material, model, precision), config, material.train.lengths, state)
     probes = questions_of(config, material, model)
     asked = plan_questions(probes, config, material, model, plan, recorded, device)
-    floor = _floor(config, material, model, device, precision)
+    floor = measured_floor(model, device, precision.compute, rows=_usual_tokens(config, material, plan))
     return Ready(
         device=device,
         model=model,
@@ -178,7 +178,7 @@ def get_ready(
         optimizer=optimizer_name(config.train, device),
         plan=replace(plan, probes=asked),
         probes=probes,
-        formulas=_choose_formulas(config, material, device, precision, floor, recorded),
+        formulas=_choose_formulas(config, material, device, precision, floor, plan, recorded),
         floor=floor,
         patience=config.train.early_stop_patience,
         outlook=outlook,
@@ -199,17 +199,10 @@ def _looked_at(
     return outlook
 
 
-def _floor(
-    config: RunConfig, material: Material, model: nn.Module, device: torch.device, precision: Precision
-) -> Floor | None:
-    """What the model must multiply and what this machine can, at the size of the run's micro-batches."""
-    return measured_floor(model, device, precision.compute, rows=_usual_tokens(config, material))
-
-
-def _usual_tokens(config: RunConfig, material: Material) -> int:
+def _usual_tokens(config: RunConfig, material: Material, plan: Plan) -> int:
     """Tokens of a typical micro-batch."""
     rows = config.train.batch_size * float(material.train.lengths.mean())
-    return max(64, round(min(rows, config.train.batch_tokens or rows)))
+    return max(64, round(min(rows, plan.batch_tokens or rows)))
 
 
 def _choose_formulas(
@@ -218,6 +211,7 @@ def _choose_formulas(
     device: torch.device,
     precision: Precision,
     floor: Floor | None,
+    plan: Plan,
     recorded: dict[str, Any] | None,
 ) -> Choice:
     """Whether the element-wise formulas are compiled; a run that goes on keeps to what it began with."""
@@ -229,8 +223,8 @@ def _choose_formulas(
     width, inner = floor.work.shape
     return choose(
         config.train.compile,
-        seconds=SLOWER_THAN_FLOOR * flop / floor.rate * config.train.epochs,
-        shape=(_usual_tokens(config, material), width, inner),
+        seconds=SLOWER_THAN_FLOOR * flop / floor.rate * plan.run_samples / plan.num_samples,
+        shape=(_usual_tokens(config, material, plan), width, inner),
         like=torch.zeros(1, dtype=precision.compute, device=device),
     )
 
@@ -286,7 +280,7 @@ def _make_model(
     return model, use_liger(model, device)
 
 
-def _plan(config: RunConfig, material: Material, model: nn.Module) -> Plan:
+def _plan(config: RunConfig, material: Material, model: nn.Module, precision: Precision) -> Plan:
     from hantune.models.attention import NAME
     from hantune.models.call import bare_model, takes
 
@@ -297,4 +291,5 @@ def _plan(config: RunConfig, material: Material, model: nn.Module) -> Plan:
         num_val=len(material.val),
         can_pack=takes(bare, "position_ids"),
         packs_fast=bare.config._attn_implementation == NAME,
+        is_wide=precision.is_wide,
     )

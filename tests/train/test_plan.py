@@ -80,3 +80,12 @@ def test_the_layout_comes_with_its_reason(
     assert plan.layout == layout
     assert reason in plan.layout_reason
     assert plan.as_dict()["layout_reason"] == plan.layout_reason
+
+
+@pytest.mark.parametrize(("asked", "narrow", "wide"), [("auto", 2048, 1024), (300, 300, 300), (None, None, None)])
+def test_the_budget_of_a_micro_batch_is_halved_only_where_it_is_ours_to_choose(
+    asked: object, narrow: int | None, wide: int | None
+) -> None:
+    config = RunConfig(train=TrainSection.model_validate({"batch_tokens": asked}))
+    for is_wide, wanted in ((False, narrow), (True, wide)):
+        assert make_plan(config, num_samples=9, num_val=0, can_pack=True, is_wide=is_wide).batch_tokens == wanted

@@ -108,6 +108,7 @@ def _look(
         num_val=len(material.val),
         can_pack=traits.can_pack,
         packs_fast=traits.packs_fast,
+        is_wide=precision.is_wide,
     )
     probes = like.plan.probes if like else _probes(config, material, plan, folder, precision, target)
     plan = replace(plan, probes=probes)
