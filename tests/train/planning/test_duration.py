@@ -42,8 +42,8 @@ def test_a_line_through_the_small_and_the_large() -> None:
 
 def test_a_run_is_the_sum_of_its_parts() -> None:
     plan = Plan(
-        num_samples=8, num_val=2, samples_per_step=2, batch_tokens=None, steps_per_epoch=4, total_steps=4, eval_every=2, save_every=4,
-        layout="sorted", layout_reason="", run_samples=8, deals=(), by_length=True,
+        num_samples=8, num_val=2, samples_per_step=2, batch_tokens=None, steps_per_epoch=4, total_steps=4,
+        eval_every=2, save_every=4, layout="sorted", layout_reason="", run_samples=8, deals=(), by_length=True,
     )  # fmt: skip
     volume = Volume(flop=100.0, tokens=10.0, batches=4.0, evaluation_flop=10.0, evaluation_batches=1, sizes=())
     speed = Speed(batch=1.0, flop=0.1, forward_batch=0.5, forward_flop=0.05, update=0.25)
