@@ -50,11 +50,12 @@ def test_the_first_rung_is_enough_where_little_is_missing(
     found.rungs[0].cost.encode("gbk")
 
 
+@pytest.mark.parametrize("share", [0.75, pytest.param(0.35, marks=pytest.mark.slow)])
 def test_the_needed_changes_are_the_fewest_and_they_fit(
-    tiny_llama_folder: Path, prepared: Path, material: Material
+    share: float, tiny_llama_folder: Path, prepared: Path, material: Material
 ) -> None:
     config = config_of(tiny_llama_folder, prepared, adapter__kind="none")
-    outlook, found = climbed(config, material, 0.35)
+    outlook, found = climbed(config, material, share)
     assert found.fits
     changed = with_changes(config, found.values)
     again = look_ahead(changed, material, outlook.target)
