@@ -181,15 +181,16 @@ class _Attend(torch.autograd.Function):
                 torch.bmm(probabilities, v_NLE[:, seen], out=out_NLE[:, block])
                 if length <= BLOCK_ROWS:
                     kept.append(probabilities)
-        ctx.save_for_backward(q_PE, k_PE, v_PE, *kept)
+        ctx.save_for_backward(q_PE, k_TKE, v_TKE, *kept)  # shared keys are repeated again rather than kept repeated
         ctx.layout, ctx.heads, ctx.key_heads, ctx.scale = layout, heads, key_heads, scale
         return layout.back(out_PE, heads)
 
     @staticmethod
     def backward(ctx: Any, grad_THE: Tensor) -> tuple[Tensor | None, ...]:
-        q_PE, k_PE, v_PE, *kept = ctx.saved_tensors
+        q_PE, k_TKE, v_TKE, *kept = ctx.saved_tensors
         probabilities = iter(kept)
-        tensors = [q_PE, k_PE, v_PE, ctx.layout.gradients(grad_THE), *(torch.empty_like(q_PE) for _ in range(3))]
+        inputs = (q_PE, ctx.layout.keys(k_TKE), ctx.layout.keys(v_TKE), ctx.layout.gradients(grad_THE))
+        tensors = [*inputs, *(torch.empty_like(q_PE) for _ in range(3))]
         for places, length in ctx.layout.groups:
             views = tuple(x[places].view(-1, length, x.shape[-1]) for x in tensors)
             if length <= BLOCK_ROWS:

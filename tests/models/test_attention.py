@@ -51,6 +51,20 @@ def test_outputs_and_gradients_are_those_of_the_documents(lengths: list[int], ke
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
+def test_keys_that_queries_share_are_kept_once() -> None:
+    q_THE, k_TKE = (torch.randn(20, heads, 5, requires_grad=True) for heads in (4, 1))
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attend(q_THE, k_TKE, k_TKE, Documents.of([12, 8]), 0.3)
+    assert [tuple(tensor.shape) for tensor in kept].count((20, 1, 5)) == 2
+    assert sum(tensor.shape[-1] == 5 and tensor.numel() > 20 * 5 for tensor in kept) == 1
+
+
 def test_bf16_is_as_near_to_float64_as_torchs_own() -> None:
     torch.manual_seed(0)
     lengths = (40, 40, 17)
