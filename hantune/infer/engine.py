@@ -265,10 +265,10 @@ class Engine:
     ) -> Decoder:
         """An empty place for answers in progress; ``is_watched``: a long prompt may not hold up the others."""
         bare = bare_model(self.model)
-        size = {"pad_id": self.encoder.pad_id, "num_pieces": self._pieces.end}
+        settings = {"pad_id": self.encoder.pad_id, "num_pieces": self._pieces.end}
         if is_keys_and_values(bare.config):
-            return CachedDecoder(bare, **size, prefixes=prefixes, adapter=adapter, is_watched=is_watched)
-        return Rereader(bare, **size)
+            return CachedDecoder(bare, **settings, prefixes=prefixes, adapter=adapter, is_watched=is_watched)
+        return Rereader(bare, **settings)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; none for a control token."""
