@@ -69,7 +69,9 @@ class Loop:
         ask: Ask = lambda step: None,
         report: Report = lambda values, step: None,
         log_every: int = 1,
+        is_float32: bool = True,
     ) -> None:
+        """``is_float32``: whether all is computed in float32 (``Precision.is_wide``)."""
         self.model = model
         self.stepper = Stepper(model, accelerator, section)
         self.parameters = self.stepper.parameters
@@ -77,7 +79,6 @@ class Loop:
         self.step = 0
         self.meter = meter or Meter()
         self._remedy = Remedy(run)
-        is_float32 = accelerator.mixed_precision == "no" and all(p.dtype == torch.float32 for p in model.parameters())
         self.guards = Guards(self.parameters, section, self._remedy, is_float32=is_float32)
         self.best = Best(section)
         self._feed = Feed(samples, plan, section, pad_id=pad_id)

@@ -215,6 +215,7 @@ def _perform(
             ask=Prober(ready.probes, ready.plan, material, model, run, events, answers, trackers),
             report=trackers.log,
             log_every=config.log.every_steps,
+            is_float32=ready.precision.is_wide,
         )
         _restore(loop, run, events, (answers, trainer_log), checkpoint, expected)
         try:
