@@ -24,6 +24,7 @@ from hantune.train.planning.gate import require_fit
 from hantune.train.planning.outlook import Outlook, look_ahead, num_parameters
 from hantune.train.planning.target import here
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
+from hantune.train.prepack import NEVER, Prepack, carried_out, choose_prepack, obstacle_to
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
@@ -51,6 +52,7 @@ class Ready:
     model: nn.Module
     precision: Precision
     recompute: Recompute
+    prepack: Prepack
     kernels: Kernels
     load: str
     optimizer: str
@@ -72,6 +74,7 @@ class Ready:
             "precision": self.precision.as_dict(),
             "load": self.load,
             "recompute": self.recompute.as_dict(),
+            "prepack": self.prepack.as_dict(),
             "kernels": self.kernels.as_dict(),
             "optimizer": self.optimizer,
             "formulas": self.formulas.as_dict(),
@@ -98,6 +101,8 @@ class Ready:
             console.say(f"优化  {self.optimizer}: {OPTIMIZERS[self.optimizer]}")
         if self.formulas.is_compiled:
             console.say(f"编译  {self.formulas.reason}")
+        if self.prepack.is_on:
+            console.say(f"排权重  {self.prepack.reason}")
         if self.recompute.is_on:
             console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
         if self.outlook is not None:
@@ -149,21 +154,25 @@ def get_ready(
         num_parameters=num_parameters(config),
     )
     recompute = choose_recompute(config.train.activation_checkpointing)
+    prepack = choose_prepack(config.train.prepack, obstacle_to(config, device, precision.weights))
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
+        prepack = Prepack(**recorded["prepack"]) if "prepack" in recorded else NEVER
     is_kept = bool(recorded and "recompute" in recorded)  # not where it was asked for anew
     if recorded and is_kept:
         recompute = Recompute(**recorded["recompute"])
-    outlook = outlook or _looked_at(config, material, device, precision, recompute if is_kept else None)
-    recompute = outlook.recompute if outlook else recompute
+    kept = prepack if recorded else None
+    outlook = outlook or _looked_at(config, material, device, precision, recompute if is_kept else None, kept)
+    recompute, prepack = (outlook.recompute, outlook.prepack) if outlook else (recompute, prepack)
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded
     if is_free and precision.name == "fp16" and not bears_fp16(model, _longest(material, device)):
         del model  # before the other one is loaded
         precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
-        outlook = _looked_at(config, material, device, precision, None)
-        recompute = outlook.recompute if outlook else recompute
+        outlook = _looked_at(config, material, device, precision, None, None)
+        recompute, prepack = (outlook.recompute, outlook.prepack) if outlook else (recompute, prepack)
         model, kernels = _make_model(config, material, device, precision, recompute)
+    prepack = carried_out(prepack, model)
     plan = continued(_plan(config, material, model, precision), config, material.train.lengths, state)
     probes = questions_of(config, material, model)
     asked = plan_questions(probes, config, material, model, plan, recorded, device)
@@ -173,6 +182,7 @@ def get_ready(
         model=model,
         precision=precision,
         recompute=recompute,
+        prepack=prepack,
         kernels=kernels,
         load=config.model.load,
         optimizer=optimizer_name(config.train, device),
@@ -186,7 +196,12 @@ def get_ready(
 
 
 def _looked_at(
-    config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute | None
+    config: RunConfig,
+    material: Material,
+    device: torch.device,
+    precision: Precision,
+    recompute: Recompute | None,
+    prepack: Prepack | None,
 ) -> Outlook | None:
     """What the run will take, if it is to be looked at before its weights are loaded.
 
@@ -194,7 +209,7 @@ def _looked_at(
     """
     if not config.train.memory_check:
         return None
-    outlook = look_ahead(config, material, here(device), precision, recompute)
+    outlook = look_ahead(config, material, here(device), precision, recompute, prepack=prepack)
     require_fit(config, material, outlook)
     return outlook
 

@@ -25,6 +25,7 @@ from hantune.models import attention
 from hantune.models.call import bare_model, evaluating, takes
 from hantune.models.load import attention_of, model_class, quiet_transformers
 from hantune.models.loss import assume_head, is_head_last, supervised_nats
+from hantune.models.prepack import added_bytes
 from hantune.models.stand_in import Live, stand_in
 from hantune.train.floor import Work
 from hantune.train.frozen import compute_densely
@@ -50,6 +51,7 @@ FEW = (2, 3)
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
     """Bytes of tensors in a step. ``peak``: the most at once; the parts are not all there at the same moment.
+    ``prepacked``: what weights in oneDNN's order take on top of all this, 0 without them.
 
     ``base``: weights that are not learned; ``learned``: those that are; ``activations``: what a micro-batch keeps for
     its backward pass; ``evaluation``: the peak while the held-out loss is taken.
@@ -62,21 +64,22 @@ class Footprint:
     activations: int
     peak: int
     evaluation: int
+    prepacked: int = 0
 
     @property
     def standing(self) -> int:
         """What is there all the time."""
-        return self.base + self.learned + self.optimizer
+        return self.base + self.prepacked + self.learned + self.optimizer
 
     @property
     def most(self) -> int:
         """The most at any time."""
-        return max(self.peak, self.evaluation)
+        return max(self.peak, self.evaluation) + self.prepacked
 
     @property
     def rest(self) -> int:
         """What passes: logits, temporary results."""
-        return max(0, self.peak - self.standing - self.activations)
+        return max(0, self.peak + self.prepacked - self.standing - self.activations)
 
     def as_dict(self) -> dict[str, int]:
         return {**asdict(self), "rest": self.rest}
@@ -118,7 +121,8 @@ class Stage:
 
 
 def rehearse(stage: Stage, traits: Traits, batch: Batch, held_out: Batch | None, *, times: int = 1) -> Rehearsed:
-    """What an update takes that goes over a micro-batch ``times`` times, and one batch of evaluation.
+    """What an update takes that goes over a micro-batch ``times`` times, and one batch of evaluation; and what
+    prepacking would add.
 
     Raises: ConfigError ``adapter.no-such-layer``; MachineError ``machine.no-bitsandbytes``.
     """
@@ -160,6 +164,7 @@ def _rehearsed(
         activations=run.activations,
         peak=peak + optimizer,
         evaluation=evaluation + optimizer,
+        prepacked=added_bytes(model),
     )
     return Rehearsed(
         footprint=footprint, work=work_or_guess(model), learned=sum(p.numel() for p in parameters.values())
