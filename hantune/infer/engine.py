@@ -325,8 +325,15 @@ def open_engine(
     if located.adapter is not None:
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))
-    adapter_name = None if located.adapter is None else str(located.adapter)
-    engine = Engine(model, encoder, located.template, name=str(located.base), adapter=adapter_name, load=load, is_frozen=True)
+    engine = Engine(
+        model,
+        encoder,
+        located.template,
+        name=str(located.base),
+        adapter=None if located.adapter is None else str(located.adapter),
+        load=load,
+        is_frozen=True,
+    )
     engine.prefixes = PrefixStore(PREFIX_BYTES)
     return engine
 

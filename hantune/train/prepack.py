@@ -33,12 +33,12 @@ NEVER = Prepack(is_on=False, reason="开始训练时还没有这个做法")
 
 
 def choose_prepack(
-    asked: Asked, obstacle: str | None, *, predicted: int | None = None, available: int | None = None
+    asked: Asked, obstacle: str | None, *, predicted: int, available: int | None
 ) -> Prepack:
     """What to do, with its reason in Chinese.
 
     ``obstacle``: why there is nothing to gain; ``predicted``: bytes of the peak with prepacked weights; ``available``:
-    bytes there are. None: not known.
+    bytes there are, None where nobody knows.
     """
     if asked is False:
         return Prepack(is_on=False, reason="配置里关掉了")
@@ -46,8 +46,6 @@ def choose_prepack(
         return Prepack(is_on=False, reason=obstacle)
     if asked is True:
         return Prepack(is_on=True, reason="配置里指定的")
-    if predicted is None:
-        return Prepack(is_on=False, reason="没有预计内存; 不排省内存")
     if available is None:
         return Prepack(is_on=True, reason=f"矩阵乘法更快; 预计最多要 {size(predicted)}")
     figures = f"排好以后预计最多要 {size(predicted)}, 能用的有 {size(available)}"

@@ -13,6 +13,8 @@ from hantune.config.schema import RunConfig
 from hantune.errors import ConfigError
 from hantune.evaluate.probes import Probe
 from hantune.log import console, size
+from hantune.models.footprint import weight_bytes
+from hantune.models.hub import local_folder
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
@@ -31,6 +33,8 @@ from hantune.train.setup import Material
 
 SLOWER_THAN_FLOOR = 2
 """A step takes about so many times what its matrix products alone would."""
+TIMES_WEIGHTS = 5
+"""A run on prepacked weights takes less than so many times their bytes, where nothing better is known of it."""
 OVERFLOWS = "这个模型在 fp16 里会溢出 (试算过最长的一条样本)"
 TRIED_TOKENS = 512
 LOADED = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)"}
@@ -153,24 +157,18 @@ def get_ready(
         is_adapter=config.adapter.kind == "lora",
         num_parameters=num_parameters(config),
     )
-    recompute = choose_recompute(config.train.activation_checkpointing)
-    prepack = choose_prepack(config.train.prepack, obstacle_to(config, device, precision.weights))
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
-        prepack = Prepack(**recorded["prepack"]) if "prepack" in recorded else NEVER
-    is_kept = bool(recorded and "recompute" in recorded)  # not where it was asked for anew
-    if recorded and is_kept:
-        recompute = Recompute(**recorded["recompute"])
-    kept = prepack if recorded else None
-    outlook = outlook or _looked_at(config, material, device, precision, recompute if is_kept else None, kept)
-    recompute, prepack = (outlook.recompute, outlook.prepack) if outlook else (recompute, prepack)
+    kept = _recorded(recorded)
+    outlook = outlook or _looked_at(config, material, device, precision, *kept)
+    recompute, prepack = _choices(config, device, precision, outlook, *kept)
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded
     if is_free and precision.name == "fp16" and not bears_fp16(model, _longest(material, device)):
         del model  # before the other one is loaded
         precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
         outlook = _looked_at(config, material, device, precision, None, None)
-        recompute, prepack = (outlook.recompute, outlook.prepack) if outlook else (recompute, prepack)
+        recompute, prepack = _choices(config, device, precision, outlook, None, None)
         model, kernels = _make_model(config, material, device, precision, recompute)
     prepack = carried_out(prepack, model)
     plan = continued(_plan(config, material, model, precision), config, material.train.lengths, state)
@@ -193,6 +191,35 @@ def get_ready(
         patience=config.train.early_stop_patience,
         outlook=outlook,
     )
+
+
+def _recorded(recorded: dict[str, Any] | None) -> tuple[Recompute | None, Prepack | None]:
+    """What a run that goes on keeps to; None for what is decided anew."""
+    if recorded is None:
+        return None, None
+    recompute = Recompute(**recorded["recompute"]) if "recompute" in recorded else None  # not if it was asked for anew
+    return recompute, Prepack(**recorded["prepack"]) if "prepack" in recorded else NEVER
+
+
+def _choices(
+    config: RunConfig,
+    device: torch.device,
+    precision: Precision,
+    outlook: Outlook | None,
+    recompute: Recompute | None,
+    prepack: Prepack | None,
+) -> tuple[Recompute, Prepack]:
+    """As the outlook says; without one, what is kept to, or else what needs no prediction."""
+    if outlook is not None:
+        return outlook.recompute, outlook.prepack
+    folder = local_folder(config.model.path, revision=config.model.revision)
+    prepack = prepack or choose_prepack(
+        config.train.prepack,
+        obstacle_to(config, device, precision.weights),
+        predicted=TIMES_WEIGHTS * weight_bytes(folder, load="full", dtype=precision.weights),
+        available=here(device).room,
+    )
+    return recompute or choose_recompute(config.train.activation_checkpointing), prepack
 
 
 def _looked_at(

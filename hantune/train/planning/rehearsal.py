@@ -87,11 +87,13 @@ class Footprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed:
-    """What was found out about a step. ``learned``: numbers that are trained."""
+    """What was found out about a step on plain weights. ``learned``: numbers that are trained; ``prepacking``: bytes
+    that weights in oneDNN's order would take on top."""
 
     footprint: Footprint
     work: Work
     learned: int
+    prepacking: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +123,7 @@ class Stage:
 
 
 def rehearse(stage: Stage, traits: Traits, batch: Batch, held_out: Batch | None, *, times: int = 1) -> Rehearsed:
-    """What an update takes that goes over a micro-batch ``times`` times, and one batch of evaluation; and what
-    prepacking would add.
+    """What an update takes that goes over a micro-batch ``times`` times, and one batch of evaluation.
 
     Raises: ConfigError ``adapter.no-such-layer``; MachineError ``machine.no-bitsandbytes``.
     """
@@ -164,10 +165,12 @@ def _rehearsed(
         activations=run.activations,
         peak=peak + optimizer,
         evaluation=evaluation + optimizer,
-        prepacked=added_bytes(model),
     )
     return Rehearsed(
-        footprint=footprint, work=work_or_guess(model), learned=sum(p.numel() for p in parameters.values())
+        footprint=footprint,
+        work=work_or_guess(model),
+        learned=sum(p.numel() for p in parameters.values()),
+        prepacking=added_bytes(model),
     )
 
 
@@ -180,6 +183,7 @@ def _extended(first: Rehearsed, second: Rehearsed, more: int) -> Rehearsed:
 
     return Rehearsed(
         learned=second.learned + more * (second.learned - first.learned),
+        prepacking=second.prepacking + more * (second.prepacking - first.prepacking),
         footprint=grown(first.footprint, second.footprint, tuple(asdict(first.footprint))),
         work=grown(first.work, second.work, ("token", "label", "pair")),
     )
