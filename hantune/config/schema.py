@@ -129,7 +129,7 @@ class TrainSection(Section):
         "auto", "用时间换内存: 反向时重算中间结果; auto = 预计放不下才用, 并说明理由"
     )
     prepack: Literal["auto"] | bool = _setting(
-        "auto", "用内存换时间 (CPU): 不学的权重按矩阵乘法要的次序排好; auto = 更快而且放得下就排, 并说明理由"
+        "auto", "用内存换时间 (CPU): 不学的权重按矩阵乘法要的次序预先排好; auto = 更快而且放得下就排, 并说明理由"
     )
     memory_check: bool = _setting(
         True, "开始前先算要多少内存和磁盘, 放不下就不开始 (hantune plan); false = 不看, 直接开始"

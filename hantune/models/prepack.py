@@ -83,7 +83,7 @@ def prepack(model: nn.Module, *, is_trained: bool = False, most_added: int | Non
     before = _logits(model) if layers and all(map(pays, dtypes)) else None
     if before is None:
         return 0
-    with console.progress("排好权重", len(layers), unit="层") as bar:
+    with console.progress("预排权重", len(layers), unit="层") as bar:
         for layer, is_shared in layers:
             _pack(layer, is_trained=is_trained, is_shared=is_shared)
             bar.advance()

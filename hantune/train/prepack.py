@@ -47,8 +47,8 @@ def choose_prepack(
     if asked is True:
         return Prepack(is_on=True, reason="配置里指定的")
     if available is None:
-        return Prepack(is_on=True, reason=f"矩阵乘法更快; 预计最多要 {size(predicted)}")
-    figures = f"排好以后预计最多要 {size(predicted)}, 能用的有 {size(available)}"
+        return Prepack(is_on=True, reason=f"矩阵乘法更快; 预排权重以后最多要 {size(predicted)}")
+    figures = f"预排权重以后最多要 {size(predicted)}, 能用的有 {size(available)}"
     if predicted <= MARGIN * available:
         return Prepack(is_on=True, reason=f"矩阵乘法更快; {figures}: 放得下")
     return Prepack(is_on=False, reason=f"{figures}: 放不下")
@@ -70,6 +70,6 @@ def carried_out(chosen: Prepack, model: nn.Module) -> Prepack:
     if not chosen.is_on:
         return chosen
     if prepack(model, is_trained=True) == 0:
-        return Prepack(is_on=False, reason="这个模型排好以后算得不一样, 或者没有不变的权重")
+        return Prepack(is_on=False, reason="这个模型预排以后算得不一样, 或者没有不变的权重")
     compute_densely(model)
     return chosen

@@ -106,7 +106,7 @@ class Ready:
         if self.formulas.is_compiled:
             console.say(f"编译  {self.formulas.reason}")
         if self.prepack.is_on:
-            console.say(f"排权重  {self.prepack.reason}")
+            console.say(f"预排  {self.prepack.reason}")
         if self.recompute.is_on:
             console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
         if self.outlook is not None:
