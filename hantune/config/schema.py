@@ -94,7 +94,7 @@ class TrainSection(Section):
     accumulation_steps: Positive = _setting(1, "累积几个小批再更新一次参数")
     batch_tokens: Literal["auto"] | Positive | None = _setting(
         "auto",
-        "每个小批最多多少个词元 (含补齐), 超出就拆小; auto = 2048, 用 float32 算时 1024; 空 = 不限; "
+        "每个小批最多多少个词元 (含补齐), 超出就拆小; auto = 2048, 用 float32 算时 768; 空 = 不限; "
         "显存大的卡可以加到 8192 以上",
     )
     batching: Literal["auto", "sorted", "packed"] = _setting(
