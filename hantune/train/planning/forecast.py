@@ -11,6 +11,7 @@ import torch
 
 from hantune.config.schema import RunConfig
 from hantune.errors import RefusedError
+from hantune.models.memory import steady_heap
 from hantune.paths import RunFolder
 from hantune.train.optim import optimizer_name
 from hantune.train.parallel import make_accelerator
@@ -72,7 +73,8 @@ def forecast(config: RunConfig, scratch: Path, *, target: Target | None = None, 
     require_held_out(config, len(material.val))
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    outlook = look_ahead(config, material, target or here(choose_device(config.train.device)))
+    with steady_heap():
+        outlook = look_ahead(config, material, target or here(choose_device(config.train.device)))
     ladder = None if outlook.fits else climb(config, material, outlook)
     refusal = None if ladder is None else no_fit(outlook, ladder)
     try:
