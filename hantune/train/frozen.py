@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hantune.models import fp8
 from hantune.models.quantize import dense_weight, is_quantized
 
 
@@ -27,11 +28,15 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: nn.Linear) -> Tensor:
         ctx.layer = layer
+        if fp8.computes_in_fp8(layer):
+            return fp8.product(x, layer, x.dtype)
         bias_O = None if layer.bias is None else layer.bias.to(x.dtype)
         return F.linear(x, dense_weight(layer, x.dtype), bias_O)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if fp8.computes_in_fp8(ctx.layer):
+            return fp8.product_back(grad, ctx.layer), None
         return grad @ dense_weight(ctx.layer, grad.dtype), None
 
 
