@@ -17,7 +17,7 @@ Source: Micikevicius et al., FP8 Formats for Deep Learning (2022).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -89,9 +89,14 @@ def _rounding(kind: str) -> Callable[[Tensor, Tensor | None], tuple[Tensor, Tens
     return compiled
 
 
+def is_held(layer: nn.Module) -> bool:
+    """Whether a layer has an 8-bit weight."""
+    return getattr(getattr(layer, "weight", None), "scales_O1", None) is not None
+
+
 def computes_in_fp8(layer: nn.Module) -> bool:
     """Whether a layer's products are of 8-bit floats now: it is held so, and it is being trained."""
-    return layer.training and getattr(getattr(layer, "weight", None), "scales_O1", None) is not None
+    return layer.training and is_held(layer)
 
 
 def weight_of(layer: nn.Module) -> Rounded:
@@ -125,6 +130,12 @@ def product_back(grad: Tensor, layer: nn.Linear) -> Tensor:
     return _multiply(scaled, codes_OI.t().contiguous(), ones_1I, grad.dtype).view(*grad.shape[:-1], -1)
 
 
+def bare_product(codes_NI: Tensor, codes_OI: Tensor) -> Tensor:
+    """What training multiplies, with all scales 1 and nothing to round, N x O: to measure how fast it can be."""
+    ones_N1, ones_1O = (torch.ones(shape, device=codes_NI.device) for shape in ((len(codes_NI), 1), (1, len(codes_OI))))
+    return _multiply(Rounded(codes_NI, ones_N1), codes_OI, ones_1O, torch.bfloat16)
+
+
 def _multiply(a_NK: Rounded, b_MK: Tensor, scales_1M: Tensor, dtype: torch.dtype) -> Tensor:
     """``a b^T``, each column by its own scale, N x M. On a card the product comes in bf16, the only type there is."""
     by_row = F.ScalingType.RowWise
@@ -149,7 +160,7 @@ def layers_to_hold(model: nn.Module) -> Iterator[nn.Linear]:
             yield module
 
 
-def fits(shape: torch.Size) -> bool:
+def fits(shape: Sequence[int]) -> bool:
     """Whether a matrix has sizes that the kernels take."""
     return all(size % MULTIPLE == 0 for size in shape)
 

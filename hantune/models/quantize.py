@@ -144,7 +144,8 @@ def round_linears(model: nn.Module, how: Quantization) -> None:
 def is_quantized(layer: nn.Module) -> bool:
     """Whether a linear layer holds its weight in 8 or 4 bits."""
     weight = getattr(layer, "weight", None)
-    return any(getattr(weight, name, None) is not None for name in ("quant_state", "SCB", "scales_O1"))
+    is_packed = getattr(weight, "quant_state", None) is not None or getattr(weight, "SCB", None) is not None
+    return is_packed or fp8.is_held(layer)
 
 
 def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -155,7 +156,7 @@ def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
         return dense.to(dtype)
     if (scales := getattr(weight, "SCB", None)) is not None:
         return _from_8_bits(weight.data, scales, dtype)
-    if getattr(weight, "scales_O1", None) is not None:
+    if fp8.is_held(layer):
         return fp8.dense(fp8.weight_of(layer), dtype)
     return torch.as_tensor(weight).to(dtype)
 

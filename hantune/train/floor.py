@@ -19,6 +19,7 @@ import functools
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hantune.models import fp8
 from hantune.models.call import bare_model
 
 MEASURED_SECONDS = 0.2
@@ -60,6 +62,8 @@ class Floor:
 def measured_floor(model: nn.Module, device: torch.device, dtype: torch.dtype, *, rows: int) -> Floor | None:
     """The floor under a run with micro-batches of ``rows`` tokens; None where the model's work is not known."""
     work = work_of(model)
+    if work is not None and fp8.fits(work.shape) and any(map(fp8.is_held, model.modules())):
+        dtype = fp8.DTYPE
     return None if work is None else Floor(work=work, rate=matmul_rate(device, dtype, rows=rows, shape=work.shape))
 
 
@@ -127,23 +131,24 @@ def _measured(device: torch.device, dtype: torch.dtype, rows: int, shape: tuple[
     inputs, outputs = shape
     with torch.no_grad():
         weight = torch.linspace(-1, 1, inputs * outputs, device=device).to(dtype).view(outputs, inputs)
+        multiply = fp8.bare_product if dtype == fp8.DTYPE else F.linear
         x = torch.linspace(-1, 1, rows * inputs, device=device).to(dtype).view(rows, inputs)
         few = min(rows, 64)
-        first = min(_seconds(x[:few], weight, 1) for _ in range(2))  # the very first one also loads libraries
+        first = min(_seconds(multiply, x[:few], weight, 1) for _ in range(2))  # the very first one also loads libraries
         # A large layer on a small machine: as many rows as a quarter of the time allows.
         rows = max(few, min(rows, int(MEASURED_SECONDS / 4 / first * few)))
         best, count, end = math.inf, 1, time.perf_counter() + MEASURED_SECONDS
         while time.perf_counter() < end:
-            seconds = _seconds(x[:rows], weight, count)
+            seconds = _seconds(multiply, x[:rows], weight, count)
             best = min(best, seconds / count)
             count *= 1 + (seconds < MEASURED_SECONDS / 20)
     return 2.0 * rows * inputs * outputs / best
 
 
-def _seconds(x: torch.Tensor, weight: torch.Tensor, count: int) -> float:
+def _seconds(multiply: Callable[..., Any], x: torch.Tensor, weight: torch.Tensor, count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
-        F.linear(x, weight)
+        multiply(x, weight)
     if x.device.type == "cuda":
         torch.cuda.synchronize(x.device)
     return time.perf_counter() - start

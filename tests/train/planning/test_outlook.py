@@ -121,10 +121,11 @@ def test_weights_of_another_type_are_held_twice_while_loading(
         asked = changed(config, train__precision=name)
         return estimates.Weights.of(specs, precision_on(asked, parse_devices("1GB")), load, 7)
 
-    same, other, packed = held("float32"), held("bf16"), held("bf16", "4bit")
+    same, other, packed, rounded = held("float32"), held("bf16"), held("bf16", "4bit"), held("bf16", "fp8")
     assert (same.passing, same.converted) == (0, 0)
     assert (other.passing, other.converted) == (same.stored, same.stored // 2)
     assert (packed.passing, packed.converted) == (same.stored, 7)
+    assert (rounded.passing, rounded.converted) == (same.stored, same.stored // 2)
 
 
 def test_pages_of_files_that_only_pass_are_not_needed(config: RunConfig, material: Material) -> None:
