@@ -6,8 +6,9 @@ Random weights of a real shape, LoRA r=8 on all linear layers, bf16, random chat
 tokens; notes/cpu_baselines.md 2) or as long as instructions (``--long``). Rows, side by side in one process: PEFT's
 layers with padded batches of 8 in random order (what HF collators do) and with sorted ones, our packed rows with
 fused LoRA and varlen attention, and the same on a base in FP8 (``ours-fp8``; also how fast FP8 products alone are, and
-how long rounding takes, compiled and not). ``floor``: 4N FLOPs a token over the measured bf16 matrix rate; N counts weights in
-matrix products, the head only at supervised tokens. ``--device cpu --preset 15m`` walks the same way without a card.
+how long rounding takes, compiled and not). ``floor``: 4N FLOPs a token over the measured bf16 matrix rate, for FP8 too;
+N counts weights in matrix products, the head only at supervised tokens. ``--device cpu --preset 15m`` walks the same
+way without a card.
 """
 
 from __future__ import annotations
