@@ -53,7 +53,7 @@ def load_in_fp8(path: str | Path, *, dtype: torch.dtype, device: str, revision: 
     place = torch.device(numbered(device))
     fp8.require_fp8(place)
     if place.type == "cpu":
-        console.warn("CPU 没有 FP8 单元: 算得对, 但比不压慢几倍, 只用来试")
+        console.warn("CPU 没有 FP8 单元: 算得对, 但比不压慢得多, 只用来试")
     folder = local_folder(path, revision=revision)
     require_model(folder)
     require_memory(folder, load="fp8", dtype=dtype, device=device)
