@@ -94,7 +94,7 @@ def parts_of_fp8(preset: str, budget: int, device: torch.device) -> dict[str, An
     plain = torch.nn.Linear(shape.width, shape.inner, bias=False, device=device, dtype=torch.bfloat16)
     weight = plain.weight.detach()
     held = torch.nn.Linear(shape.width, shape.inner, bias=False, device="meta").train()
-    held.weight = fp8.packed(*fp8.rounded(weight))
+    held.weight = fp8.packed(fp8.rounded(weight))
     read, codes = fp8.rounded(x), fp8.weight_of(held).codes
     work = {
         "bf16_product": lambda: x @ weight.T,
@@ -102,7 +102,7 @@ def parts_of_fp8(preset: str, budget: int, device: torch.device) -> dict[str, An
         "rounding": lambda: fp8.rounded(x),
         "rounding_not_compiled": lambda: fp8._round(x, None),
         "turning_the_weight": lambda: codes.t().contiguous(),
-        "forward": lambda: fp8.product(x, held, torch.bfloat16),
+        "forward": lambda: fp8.product(x, held),
         "back": lambda: fp8.product_back(grad, held),
     }
     found: dict[str, Any] = {name: round(milliseconds(each, device), 3) for name, each in work.items()}

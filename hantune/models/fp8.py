@@ -41,15 +41,19 @@ FAST_SUMS = True
 
 
 class Rounded(NamedTuple):
-    """``codes`` [N, I] in e4m3, times ``scales`` [N, 1] in float32, powers of two, are the numbers."""
+    """``codes`` [N, I] in e4m3, times ``scales`` [N, 1] in float32, powers of two, are the numbers.
+
+    ``dtype``: what they were rounded from, and products with them are given in.
+    """
 
     codes: Tensor
     scales: Tensor
+    dtype: torch.dtype
 
 
 def rounded(x_NI: Tensor, factors_1I: Tensor | None = None) -> Rounded:
     """``x * factors`` (powers of two) in 8 bits, each row by its own scale."""
-    return Rounded(*_rounding(x_NI.device.type)(x_NI, factors_1I))
+    return Rounded(*_rounding(x_NI.device.type)(x_NI, factors_1I), x_NI.dtype)
 
 
 def dense(number: Rounded, dtype: torch.dtype) -> Tensor:
@@ -102,7 +106,7 @@ def computes_in_fp8(layer: nn.Module) -> bool:
 def weight_of(layer: nn.Module) -> Rounded:
     """The 8-bit weight of a layer that ``hold_in_fp8`` made, O x I."""
     weight: Any = layer.weight
-    return Rounded(weight.data.view(DTYPE), weight.scales_O1)
+    return Rounded(weight.data.view(DTYPE), weight.scales_O1, torch.float32)
 
 
 def read_by(layers: tuple[nn.Linear, ...], x_NI: Tensor) -> Tensor | Rounded:
@@ -110,13 +114,13 @@ def read_by(layers: tuple[nn.Linear, ...], x_NI: Tensor) -> Tensor | Rounded:
     return rounded(x_NI) if all(map(computes_in_fp8, layers)) else x_NI
 
 
-def product(x: Tensor | Rounded, layer: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """``x W^T + bias`` of a layer that computes in 8 bits, in ``dtype``, shape [..., O]."""
+def product(x: Tensor | Rounded, layer: nn.Linear) -> Tensor:
+    """``x W^T + bias`` of a layer that computes in 8 bits, in the type of ``x``, shape [..., O]."""
     shape = (x.codes if isinstance(x, Rounded) else x).shape
     x_NI = x if isinstance(x, Rounded) else rounded(x.reshape(-1, shape[-1]))
     weight = weight_of(layer)
-    y_NO = _multiply(x_NI, weight.codes, weight.scales.view(1, -1), dtype).view(*shape[:-1], -1)
-    return y_NO if layer.bias is None else y_NO.add_(layer.bias.to(dtype))
+    y_NO = _multiply(x_NI, weight.codes, weight.scales.view(1, -1)).view(*shape[:-1], -1)
+    return y_NO if layer.bias is None else y_NO.add_(layer.bias.to(x.dtype))
 
 
 def product_back(grad: Tensor, layer: nn.Linear) -> Tensor:
@@ -124,19 +128,19 @@ def product_back(grad: Tensor, layer: nn.Linear) -> Tensor:
 
     Cards take both matrices only along what is summed over: W is turned for it and the turned one forgotten.
     """
-    codes_OI, scales_O1 = weight_of(layer)
+    codes_OI, scales_O1, _ = weight_of(layer)
     scaled = rounded(grad.reshape(-1, grad.shape[-1]), scales_O1.view(1, -1))
     ones_1I = torch.ones(1, codes_OI.shape[1], device=grad.device)
-    return _multiply(scaled, codes_OI.t().contiguous(), ones_1I, grad.dtype).view(*grad.shape[:-1], -1)
+    return _multiply(scaled, codes_OI.t().contiguous(), ones_1I).view(*grad.shape[:-1], -1)
 
 
 def bare_product(codes_NI: Tensor, codes_OI: Tensor) -> Tensor:
     """What training multiplies, with all scales 1 and nothing to round, N x O: to measure how fast it can be."""
     ones_N1, ones_1O = (torch.ones(shape, device=codes_NI.device) for shape in ((len(codes_NI), 1), (1, len(codes_OI))))
-    return _multiply(Rounded(codes_NI, ones_N1), codes_OI, ones_1O, torch.bfloat16)
+    return _multiply(Rounded(codes_NI, ones_N1, torch.bfloat16), codes_OI, ones_1O)
 
 
-def _multiply(a_NK: Rounded, b_MK: Tensor, scales_1M: Tensor, dtype: torch.dtype) -> Tensor:
+def _multiply(a_NK: Rounded, b_MK: Tensor, scales_1M: Tensor) -> Tensor:
     """``a b^T``, each column by its own scale, N x M. On a card the product comes in bf16, the only type there is."""
     by_row = F.ScalingType.RowWise
     y_NM = F.scaled_mm(
@@ -146,10 +150,10 @@ def _multiply(a_NK: Rounded, b_MK: Tensor, scales_1M: Tensor, dtype: torch.dtype
         by_row,
         scales_1M,
         by_row,
-        output_dtype=torch.bfloat16 if b_MK.is_cuda else dtype,
+        output_dtype=torch.bfloat16 if b_MK.is_cuda else a_NK.dtype,
         use_fast_accum=FAST_SUMS,
     )
-    return y_NM.to(dtype)
+    return y_NM.to(a_NK.dtype)
 
 
 def layers_to_hold(model: nn.Module) -> Iterator[nn.Linear]:
@@ -169,14 +173,14 @@ def hold_in_fp8(model: nn.Module, device: torch.device) -> int:
     """How many layers of the model hold 8-bit weights now, on ``device``; the rest of it stays where it is."""
     layers = list(layers_to_hold(model))
     for layer in layers:
-        layer.weight = packed(*rounded(layer.weight.detach().to(device)))
+        layer.weight = packed(rounded(layer.weight.detach().to(device)))
     return len(layers)
 
 
-def packed(codes_OI: Tensor, scales_O1: Tensor) -> nn.Parameter:
+def packed(number: Rounded) -> nn.Parameter:
     """What such a layer has for its weight. As bytes: PEFT would make adapters of the type of a base in floats."""
-    weight: Any = nn.Parameter(codes_OI.view(torch.uint8), requires_grad=False)
-    weight.scales_O1 = scales_O1
+    weight: Any = nn.Parameter(number.codes.view(torch.uint8), requires_grad=False)
+    weight.scales_O1 = number.scales
     return weight  # type: ignore[no-any-return]
 
 
@@ -210,7 +214,7 @@ def _failure(device: torch.device) -> str | None:
     try:
         a, b = rounded(x), rounded(x[:16])
         expected = dense(a, torch.float32) @ dense(b, torch.float32).T
-        found = _multiply(a, b.codes, b.scales.view(1, -1), torch.float32)
+        found = _multiply(a, b.codes, b.scales.view(1, -1))
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         return f"PyTorch {torch.__version__} 在这里乘不了 FP8 矩阵 ({str(error).splitlines()[0][:100]})"
     is_right = bool((found - expected).norm() < 0.01 * expected.norm())

@@ -89,7 +89,8 @@ def _packed(weight: Tensor, load: str, device: torch.device) -> nn.Parameter:
     """A parameter with what is kept for such a matrix; ``models/quantize`` reads it."""
     if load == "fp8":
         codes_OI = torch.empty(weight.shape, dtype=fp8.DTYPE, device=device)
-        return fp8.packed(codes_OI, torch.empty(len(weight), 1, device=device))
+        scales_O1 = torch.empty(len(weight), 1, device=device)
+        return fp8.packed(fp8.Rounded(codes_OI, scales_O1, weight.dtype))
     if load == "8bit":
         codes: Any = nn.Parameter(torch.empty(weight.shape, dtype=torch.int8, device=device), requires_grad=False)
         codes.SCB = torch.empty(weight.shape[0], device=device)

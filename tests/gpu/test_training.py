@@ -92,9 +92,9 @@ def test_fp8_products_on_a_card_are_those_of_a_cpu(dtype: Any, rows: int, inputs
     found = {}
     for device in ("cpu", "cuda"):
         layer = torch.nn.Linear(inputs, outputs, bias=False, device="meta").train()
-        layer.weight = fp8.packed(*fp8.rounded(weight.to(device)))
+        layer.weight = fp8.packed(fp8.rounded(weight.to(device)))
         read = fp8.rounded(x.to(device))
-        products = fp8.product(x.to(device), layer, dtype), fp8.product_back(grad.to(device), layer)
+        products = fp8.product(x.to(device), layer), fp8.product_back(grad.to(device), layer)
         found[device] = [part.cpu() for part in (layer.weight, read.codes.view(torch.uint8), read.scales, *products)]
     for ours, theirs in zip(found["cuda"][:3], found["cpu"][:3], strict=True):
         assert torch.equal(ours, theirs)

@@ -42,8 +42,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @settings(deadline=None, max_examples=50)
 def test_each_number_keeps_three_bits_behind_the_first(seed: int, octave: float, dtype: torch.dtype) -> None:
     x = (drawn(5, 32, seed=seed) * 2**octave).to(dtype)
-    codes, scales = fp8.rounded(x)
-    seen = fp8.dense(fp8.Rounded(codes, scales), torch.float32)
+    number = fp8.rounded(x)
+    codes, scales, _ = number
+    seen = fp8.dense(number, torch.float32)
     largest = x.float().abs().amax(1, keepdim=True)
     assert bool((torch.frexp(scales).mantissa == 0.5).all()), "powers of two"
     at_top = codes.float().abs().amax(1)
@@ -51,7 +52,7 @@ def test_each_number_keeps_three_bits_behind_the_first(seed: int, octave: float,
     assert bool((at_top <= 448).all())
     error = (seen - x.float()).abs()
     assert bool((error <= torch.maximum(x.float().abs() / 16, largest / 224 * 2**-10)).all())
-    again = fp8.rounded(fp8.dense(fp8.Rounded(codes, scales), dtype))
+    again = fp8.rounded(fp8.dense(number, dtype))
     assert torch.equal(fp8.dense(again, torch.float32), seen), "what is rounded already stays"
     assert torch.equal(fp8.dense(again, torch.bfloat16).float(), seen), "exact in bf16"
 
@@ -82,7 +83,7 @@ def test_products_are_those_of_the_rounded_numbers_with_the_dense_weight(dtype: 
     seen = fp8.dense(fp8.rounded(x), torch.float32)
     expected = seen @ weight.T + (0 if layer.bias is None else layer.bias.detach())
     for read in (x, fp8.read_by((layer,), x)):
-        found = fp8.product(read, layer, dtype).detach()
+        found = fp8.product(read, layer).detach()
         assert found.dtype == dtype
         assert relative(found, expected) < limit
     assert relative(expected, x.float() @ weight.T) < 0.06, "what rounding the activations costs"
@@ -92,7 +93,7 @@ def test_products_are_those_of_the_rounded_numbers_with_the_dense_weight(dtype: 
     scales = layer.weight.scales_O1.view(1, -1)  # type: ignore[union-attr, operator]
     turned = fp8.dense(fp8.rounded(grad, scales), torch.float32) @ (weight / scales.T)
     assert relative(back, turned) < limit
-    assert fp8.product(x.view(1, 7, 80), layer, dtype).shape == (1, 7, 48)
+    assert fp8.product(x.view(1, 7, 80), layer).shape == (1, 7, 48)
     assert fp8.product_back(grad.view(1, 7, 48), layer).shape == (1, 7, 80)
 
 
