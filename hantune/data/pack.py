@@ -85,7 +85,7 @@ def _even_rows(order: list[int], lengths: np.ndarray, batch_size: int, batch_tok
         even = int(np.searchsorted(ends, ends[start] + -(-left // count)))
         even = max(even, len(order) - (count - 1) * batch_size)
         most = int(np.searchsorted(ends, ends[start] + budget, side="right")) - 1
-        stop = max(start + 1, min(even, most, start + batch_size))
+        stop = max(start + 1, min(even, most))
         rows.append(order[start:stop])
         start = stop
     return rows
