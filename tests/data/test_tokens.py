@@ -12,7 +12,7 @@ from hypothesis import given
 from hantune.data.show import mask_view
 from hantune.data.templates import TEMPLATES, JinjaTemplate, Template
 from hantune.data.tokens import Encoder, cut
-from hantune.data.types import Example, Message
+from hantune.data.types import Example, Message, Rendered, Segment
 from hantune.errors import ModelError
 from tests.data import chat_templates as shapes
 from tests.data.dialogues import (
@@ -166,6 +166,21 @@ def test_control_tokens_that_swallow_blanks(byte_tokenizer: Any) -> None:
     messages = talk("你好", "hello", "再见", "bye")
     expected = tokenizer.apply_chat_template(as_dicts(messages), chat_template=shapes.CHATML)["input_ids"]
     assert list(encoder.encode(TEMPLATES["chatml"].render(messages, encoder.marks)).ids) == list(expected)
+
+
+def test_a_control_token_that_swallows_blanks_leaves_a_prompt_as_it_is_served(byte_tokenizer: Any) -> None:
+    """The blank before an empty answer: where the prompt is served, its end is not there yet."""
+
+    def swallow(plan: dict[str, Any]) -> None:
+        for token in plan["added_tokens"]:
+            token["lstrip"] = token["content"] == "</s>"
+
+    encoder = Encoder(changed(byte_tokenizer, swallow))
+    ask, end = Segment("Assistant: ", learn=False), Segment("</s>", learn=True, control=True)
+    prompt = encoder.prompt(Rendered(segments=(ask,)))
+    assert list(encoder.encode(Rendered(segments=(ask, end))).ids[:-1]) == prompt
+    blank_less = encoder.prompt(Rendered(segments=(ask._replace(text="Assistant:"),)))
+    assert list(encoder.encode(Rendered(segments=(ask, end._replace(learn=False)))).ids[:-1]) == blank_less != prompt
 
 
 def test_tokens_of_control_shape_are_control_even_if_not_marked(byte_tokenizer: Any) -> None:

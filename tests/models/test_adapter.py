@@ -223,8 +223,9 @@ def test_a_saved_adapter_gives_the_same_logits(shop: Path, make_adapter: Callabl
     save_adapter(
         model, shop / "new", base=str(shop / "base"), tokenizer=tokenizer, template=get_template("chatml"), info={}
     )
-    loaded = load_adapter(load_model(shop / "base", dtype=torch.float32), shop / "new")
+    loaded = load_adapter(load_model(shop / "base", dtype=torch.float32).train(), shop / "new")
     assert torch.equal(loaded(input_ids=ids).logits, wanted)
+    assert not any(module.training for module in loaded.modules())
 
 
 def test_the_folder_names_no_path_and_no_person(shop: Path) -> None:
@@ -253,9 +254,10 @@ def test_the_same_adapter_has_the_same_bytes(workshop: Path, make_adapter: Calla
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_an_adapter_that_never_moved_is_not_called_saved(shop: Path) -> None:
+@pytest.mark.parametrize("targets", ["all-linear", ("embed_tokens",)])
+def test_an_adapter_that_never_moved_is_not_called_saved(shop: Path, targets: Any) -> None:
     base, tokenizer = shop / "base", load_tokenizer(shop / "base")
-    model = attach_lora(load_model(base, dtype=torch.float32), AdapterSection(), seed=1)
+    model = attach_lora(load_model(base, dtype=torch.float32), AdapterSection(targets=targets), seed=1)
     common: dict[str, Any] = {"base": str(base), "tokenizer": tokenizer, "template": get_template("plain")}
     with pytest.raises(TrainError) as caught:
         save_adapter(model, shop / "new", **common, info={})

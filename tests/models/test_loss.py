@@ -125,6 +125,17 @@ def test_a_capped_or_scaled_head_is_found_out(batch: Batch) -> None:
         torch.testing.assert_close(nats, naive_nats(model, batch), rtol=1e-6, atol=0)
 
 
+def test_a_head_that_reads_scaled_rows_is_found_out(
+    tiny_llama: Callable[..., Any], sp_tokenizer: Any, batch: Batch
+) -> None:
+    """MiniCPM divides what its head reads; the head's output alone would not tell."""
+    model = tiny_llama(sp_tokenizer, vocab_size=600).requires_grad_(False)
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: (inputs[0] / 7,))
+    assert not is_head_last(model)
+    nats, _ = supervised_nats(model, batch)
+    torch.testing.assert_close(nats, naive_nats(model, batch), rtol=1e-6, atol=0)
+
+
 def test_the_probe_leaves_no_trace(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> None:
     model = tiny_llama(sp_tokenizer, attention_dropout=0.5).train()
     before = torch.get_rng_state()

@@ -120,11 +120,20 @@ def test_other_states_are_left_to_peft(change: Callable[[Any], None]) -> None:
     torch.testing.assert_close(fused(x), plain(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}])
+@pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}])
 def test_other_kinds_are_left_to_peft(settings: dict[str, Any]) -> None:
     plain, fused = make(**settings), make(**settings)
     fuse_lora(fused)
     expected, found = outcome(plain), outcome(fused)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_a_base_that_is_learned_too_is_left_to_peft() -> None:
+    plain, fused = make().requires_grad_(), make().requires_grad_()
+    fuse_lora(fused)
+    expected, found = outcome(plain), outcome(fused)
+    assert any("base_layer" in name for name in expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=0)
 
