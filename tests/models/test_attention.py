@@ -92,8 +92,8 @@ def test_a_llama_takes_it_and_other_calls_are_sdpas(tiny_llama: Callable[..., An
 def test_the_scale_is_the_models_own_or_that_of_the_head_width() -> None:
     q, k, v = torch.randn(3, 1, 2, 7, 4).unbind()
     documents = Documents.of([7])
-    for given, scale in ((0.3, 0.3), (None, 0.5)):
-        found, _ = attention.attention(None, q, k, v, None, scaling=given, documents=documents)
+    for asked, scale in ((0.3, 0.3), (None, 0.5)):
+        found, _ = attention.attention(None, q, k, v, None, scaling=asked, documents=documents)
         expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
         torch.testing.assert_close(found, expected)
 

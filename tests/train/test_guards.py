@@ -28,7 +28,7 @@ def result(loss: float = 2.0, norm: float = 1.0, **more: Any) -> StepResult:
     return StepResult(loss=loss, grad_norm=norm, tokens=1, supervised=1, **more)
 
 
-BAD = result(math.nan, is_updated=False)
+BAD = result(math.nan)
 REMEDY = Remedy(RunFolder(Path("runs/abc")))
 
 
@@ -75,7 +75,7 @@ def test_three_bad_steps_in_a_row_stop_the_run(setting: str) -> None:
 def test_fp16_may_look_for_its_scale_as_long_as_it_comes_down() -> None:
     guards, _ = watching()
     for power in range(16, 0, -1):
-        guards.see(1, result(norm=math.inf, scale=2.0**power, is_updated=False), last_good=0)
+        guards.see(1, result(norm=math.inf, scale=2.0**power), last_good=0)
         assert not guards.is_suspect
     assert stopped_with(guards, [result(norm=math.nan, scale=1.0)] * 3).code == "train.not-finite"
     guards, _ = watching()
@@ -168,7 +168,7 @@ def test_a_gradient_below_the_clip_is_no_spike() -> None:
 )
 def test_weights_that_do_not_move_stop_the_run(norm: float, words: str, remedy: str) -> None:
     guards, _ = watching()
-    skipped = result(norm=norm, is_updated=False)
+    skipped = result(norm=math.inf, scale=2.0)
     for step in range(1, 50):
         guards.see(step, skipped, last_good=0)
     error = stopped_with(guards, [result(norm=norm)] * (UPDATES_TO_MOVE + 1))
@@ -213,6 +213,18 @@ def test_restored_guards_judge_as_if_never_interrupted(cut: int) -> None:
     second = Guards({"layer.lora_B.default.weight": parameter}, TrainSection(), REMEDY)
     second.restore(json.loads(json.dumps(first.state())))
     assert found + judge(second, cut, len(results)) == expected
+
+
+def test_a_state_holds_all_that_changes() -> None:
+    guards, parameter = watching(guards="warn")
+    parameter.data.add_(1)
+    see_all(guards, [result()] * 40 + [result(norm=99.0)] + [result(11.0)] * 60 + [BAD])
+    guards.expect(3.0)
+    state = guards.state()
+    fresh, _ = watching()
+    assert not [name for name, value in fresh.state().items() if value == state[name]]
+    fresh.restore(json.loads(json.dumps(state)))
+    assert fresh.state() == state
 
 
 # ---- in the loop --------------------------------------------------------------------------------------------------

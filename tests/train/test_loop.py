@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import random
 import shutil
 import signal
@@ -28,6 +27,7 @@ from hantune.train import checkpoint as checkpoints
 from hantune.train.floor import Floor, Work
 from hantune.train.loop import Loop
 from hantune.train.meter import Meter
+from hantune.train.optim import learning_rate_at
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import continued, make_plan
 from hantune.train.precision import choose_precision
@@ -211,7 +211,8 @@ def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
     checkpoint = checkpoints.newest_checkpoint(RunFolder(tmp_path / "cut"))
     assert checkpoint is not None
     loop.restore(checkpoint)
-    assert loop.step == 2
+    assert loop.step == loop.good_step == 2
+    assert loop.guards.state() == checkpoint.state["guards"]
     loop.train()
     for name, weight in weights(whole).items():
         assert torch.equal(weight, weights(resumed)[name]), name
@@ -221,16 +222,6 @@ def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
         return [(e["step"], e["loss"], e["learning_rate"], e["grad_norm"]) for e in steps]
 
     assert story("whole") == story("cut")
-
-
-def test_a_step_that_is_not_finite_changes_no_weight(tmp_path: Path, model: Any) -> None:
-    loop, _ = make_loop(tmp_path, model, max_steps=1)
-    before = weights(model)
-    handle = model.lm_head.register_forward_hook(lambda module, inputs, output: output * math.nan)
-    loop.train()
-    handle.remove()
-    assert loop.guards.bad_steps == 1
-    assert all(torch.equal(weight, weights(model)[name]) for name, weight in before.items())
 
 
 def cut_at(step: int, folder: Path, model: Any, **settings: Any) -> tuple[checkpoints.Checkpoint, list[int]]:
@@ -316,6 +307,42 @@ def test_each_checkpoint_is_told_once_and_only_when_it_is_there(
     assert [event["step"] for event in read_events(run.events, "checkpoint")] == list(range(1, loop.step + 1))
     lines = [json.loads(line) for line in (run.root / FILE).read_bytes().splitlines()]
     assert [line["current_steps"] for line in lines] == list(range(1, loop.step + 1))
+
+
+def test_a_resumed_run_that_is_stopped_at_once_leaves_what_is_there(
+    tmp_path: Path, tiny_llama: Callable[..., Any], sp_tokenizer: Any
+) -> None:
+    checkpoint, _ = cut_at(2, tmp_path, tiny_llama(sp_tokenizer))
+    loop, _ = make_loop(tmp_path, tiny_llama(sp_tokenizer), state=checkpoint.state)
+    loop.restore(checkpoint)
+    loop.room.try_largest = lambda step: signal.raise_signal(signal.SIGTERM)  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        loop.train()
+    assert [event["step"] for event in read_events(tmp_path / "events.jsonl", "checkpoint")] == [2]
+
+
+def test_a_state_that_may_be_bad_is_not_counted_as_good(tmp_path: Path, model: Any) -> None:
+    loop, _ = make_loop(tmp_path, model)
+    for step, bad_steps, good in ((1, 0, 1), (2, 1, 1), (3, 0, 3)):
+        loop.step, loop.guards.bad_steps = step, bad_steps
+        loop.save(wait=True)
+        assert loop.good_step == good
+
+
+def test_steps_have_the_rates_of_the_schedule_and_the_last_one_is_always_told(tmp_path: Path, model: Any) -> None:
+    loop, _ = make_loop(tmp_path, model)
+    loop._log_every = 4
+    loop.train()
+    told = {event["step"]: event["learning_rate"] for event in read_events(tmp_path / "events.jsonl", "step")}
+    assert told == {step: learning_rate_at(step - 1, 6, TrainSection(learning_rate=1e-2)) for step in (4, 6)}
+
+
+def test_the_first_evaluation_says_what_to_expect_and_none_leaves_its_mode(tmp_path: Path, model: Any) -> None:
+    loop, _ = make_loop(tmp_path, model, evaluate=lambda step: model.eval() and 9.0 - step)
+    expected: list[float] = []
+    loop.guards.expect = expected.append  # type: ignore[method-assign]
+    loop.train()
+    assert (expected, model.training) == ([9.0], True)
 
 
 def test_a_disk_that_fills_up_behind_the_run_stops_it_at_the_next_step(
