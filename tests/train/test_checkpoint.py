@@ -81,6 +81,14 @@ def test_old_ones_go_and_the_best_stays(run: RunFolder) -> None:
     assert best.step == 1
 
 
+def test_the_newest_has_the_highest_number_however_long_it_is(run: RunFolder) -> None:
+    for step in (999_999, 1_000_000):
+        save(run, step, keep=1)
+    found = checkpoints.newest_checkpoint(run)
+    assert found is not None
+    assert found.step == 1_000_000
+
+
 def test_a_full_disk_leaves_the_last_good_one(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     save(run, 1)
 
@@ -166,10 +174,13 @@ def test_a_part_more_is_kept_and_a_part_less_is_no_checkpoint(run: RunFolder) ->
     assert found.tensors("ema")["w"].tolist() == [1]
 
 
-def test_weights_of_another_model_are_refused() -> None:
+@pytest.mark.parametrize(
+    "tensors", [{"other": torch.ones(1)}, {"weight": torch.ones(1, 3), "bias": torch.ones(2)}, {"bias": torch.ones(2)}]
+)
+def test_weights_of_another_model_are_refused(tensors: dict[str, torch.Tensor]) -> None:
     parameters = dict(nn.Linear(3, 2).named_parameters())
     with pytest.raises(RunError) as caught:
-        checkpoints.restore_weights(parameters, {"other": torch.ones(1)})
+        checkpoints.restore_weights(parameters, tensors)
     assert caught.value.code == "run.checkpoint-foreign"
 
 

@@ -102,7 +102,7 @@ def test_a_diverged_run_stops_at_the_last_good_checkpoint() -> None:
     parameter.data.add_(1)
     error = stopped_with(guards, [result()] * 30 + [result(11.0)] * 60)
     assert error.code == "train.diverged"
-    assert "2.00" in error.message
+    assert "从 2.00 升到 11.00" in error.message
     assert "train.learning_rate=0.0005" in (error.hint or "")
 
 

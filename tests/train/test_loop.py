@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from hantune.train.optim import learning_rate_at
 from hantune.train.parallel import make_accelerator
 from hantune.train.plan import continued, make_plan
 from hantune.train.precision import choose_precision
+from hantune.train.probe_plan import ProbePlan
 from hantune.train.trainer_log import FILE, TrainerLog
 
 CPU = torch.device("cpu")
@@ -190,6 +192,13 @@ def test_training_lowers_the_loss_and_evaluates_and_saves(tmp_path: Path, model:
     assert asked[-1] == loop.plan.total_steps
     assert loop.best.step in asked
     assert (tmp_path / "checkpoints" / "best").read_text(encoding="utf-8").strip() == f"step-{loop.best.step:06d}"
+
+
+def test_the_best_state_is_saved_also_where_questions_are_asked(tmp_path: Path, model: Any) -> None:
+    loop, _ = make_loop(tmp_path, model, evaluate=lambda step: 1.0 if step == 2 else 5.0, save_every_steps=100)
+    loop.plan = replace(loop.plan, eval_every=2, probes=ProbePlan(steps=(2,)))
+    loop.train()
+    assert (tmp_path / "checkpoints" / "best").read_text(encoding="utf-8") == "step-000002\n"
 
 
 def test_a_signal_saves_and_the_resumed_run_is_bit_identical(

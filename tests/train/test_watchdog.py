@@ -106,6 +106,21 @@ def test_a_slower_rise_is_stopped_when_the_gradients_explode_with_it() -> None:
     assert stop_of(losses, wild) is not None
 
 
+def test_what_little_has_been_seen_of_decides_less() -> None:
+    assert stop_of(np.array([2.0] * FEWEST + [5.0] * STEPS), np.ones(STEPS + FEWEST)) is None
+    assert stop_of(np.array([2.0] * WINDOW + [5.0] * STEPS), np.ones(STEPS + WINDOW)) is not None
+
+
+def test_a_mean_that_is_expected_says_little_of_single_steps() -> None:
+    dog = Watchdog()
+    dog.expect(2.0)
+    dog.add(9.0, 1.0)
+    assert not dog.is_suspect
+    for _ in range(WINDOW):
+        dog.add(9.0, 1.0)
+    assert dog.has_diverged
+
+
 @pytest.mark.parametrize("step", [0, 5, 100])
 def test_one_sample_however_broken_stops_nothing(step: int) -> None:
     losses = np.full(STEPS, 2.0)
