@@ -1,4 +1,4 @@
-"""One update: gradients clipped as asked, none from figures that are not numbers, and the memory of the optimiser."""
+"""One update: the same gradients however it is cut, clipped as asked; none from figures that are not numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,52 @@ import pytest
 import torch
 from torch import Tensor
 
-from hantune.data.batch import Batch
+from hantune.data.batch import Batch, collate
+from hantune.data.types import Example
+from hantune.models.loss import supervised_nats
 from hantune.train.loop import Loop
 from hantune.train.step import Stepper
-from tests.train.test_loop import make_loop, weights
+from tests.train.test_loop import Chats, make_loop, weights
+
+
+def gradients(model: Any, cuts: list[list[Example]], layout: str) -> tuple[float, dict[str, Tensor]]:
+    """Mean loss and gradients of one step that is cut so."""
+    model.zero_grad()
+    batches = [collate(cut, layout=layout, pad_id=3) for cut in cuts]  # type: ignore[arg-type]
+    supervised = sum(batch.num_supervised for batch in batches)
+    total = 0.0
+    for batch in batches:
+        nats, count = supervised_nats(model, batch)
+        assert count == batch.num_supervised
+        (nats / supervised).backward()
+        total += float(nats.detach())
+    return total / supervised, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(one: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> None:
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    for name, gradient in one[1].items():
+        scale = float(gradient.norm()) or 1.0
+        assert float((gradient - other[1][name]).norm()) / scale < 1e-5, name
+
+
+def test_packed_sorted_and_one_by_one_give_the_same_gradients(
+    tiny_llama: Callable[..., Any], sp_tokenizer: Any
+) -> None:
+    model = tiny_llama(sp_tokenizer)
+    examples = Chats(8).examples
+    one_by_one = gradients(model, [[example] for example in examples], "sorted")
+    assert_same(one_by_one, gradients(model, [examples], "packed"))
+    assert_same(one_by_one, gradients(model, [examples], "sorted"))
+    assert_same(one_by_one, gradients(model, [examples[:3], examples[3:]], "packed"))
+
+
+def test_bloom_sorted_equals_one_by_one(tiny_bloom: Callable[..., Any], byte_tokenizer: Any) -> None:
+    model = tiny_bloom(byte_tokenizer)
+    examples = Chats(8).examples
+    assert_same(
+        gradients(model, [[example] for example in examples], "sorted"), gradients(model, [examples], "sorted")
+    )
 
 
 @pytest.fixture

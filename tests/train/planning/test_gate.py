@@ -90,12 +90,13 @@ def test_a_run_that_goes_on_is_looked_at_too(make: Make, monkeypatch: pytest.Mon
     assert resume(done.run.root, ["train.memory_check=false"]).steps == 2
 
 
-def test_a_full_disk_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [3, 2])
+def test_a_full_disk_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     monkeypatch.setattr(outlook_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(RefusedError) as caught:
-        train(make())
+        train(make(train__keep_checkpoints=kept))
     assert (caught.value.code, caught.value.exit_code) == ("plan.no-disk", 3)
-    assert "train.keep_checkpoints=2" in (caught.value.hint or "")
+    assert ("train.keep_checkpoints=2" in (caught.value.hint or "")) is (kept > 2)
     assert "train.output_dir" in (caught.value.hint or "")
 
 
