@@ -219,6 +219,9 @@ def test_fingerprint_tells_tokenizers_apart(sp_tokenizer: Any, byte_tokenizer: A
     again = Encoder(copy.deepcopy(sp_tokenizer)).fingerprint
     assert Encoder(sp_tokenizer).fingerprint == again
     assert Encoder(byte_tokenizer).fingerprint != again
+    ends_otherwise = copy.deepcopy(byte_tokenizer)
+    ends_otherwise.eos_token = "<|im_end|>"
+    assert Encoder(ends_otherwise).fingerprint != Encoder(byte_tokenizer).fingerprint, "the same file, other answers"
 
 
 def test_truncation_settings_of_the_tokenizer_change_nothing(sp_tokenizer: Any) -> None:
