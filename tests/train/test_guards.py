@@ -152,12 +152,13 @@ def test_a_gradient_spike_is_told_with_the_lines_of_its_step_but_not_for_ever() 
     assert found[0].sources == lines
 
 
-def test_a_gradient_below_the_clip_is_no_spike() -> None:
-    guards, parameter = watching(max_grad_norm=2.0)
+@pytest.mark.parametrize(("limit", "below", "above"), [(2.0, 1.9, 2.1), (None, 0.9, 1.1)])
+def test_a_gradient_below_the_clip_is_no_spike(limit: float | None, below: float, above: float) -> None:
+    guards, parameter = watching(max_grad_norm=limit)
     parameter.data.add_(1)
     assert [guards.see(step, result(norm=0.01), last_good=0) for step in range(1, 60)] == [[]] * 59
-    assert guards.see(60, result(norm=1.9), last_good=0) == []
-    assert [finding.code for finding in guards.see(61, result(norm=2.1), last_good=0)] == ["train.gradient-spike"]
+    assert guards.see(60, result(norm=below), last_good=0) == []
+    assert [finding.code for finding in guards.see(61, result(norm=above), last_good=0)] == ["train.gradient-spike"]
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------
@@ -179,12 +180,14 @@ def test_weights_that_do_not_move_stop_the_run(norm: float, words: str, remedy: 
 
 def test_one_layer_that_does_not_move_is_told() -> None:
     moving, still = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(2))
-    guards = Guards({"a.lora_B.weight": moving, "b.lora_B.weight": still}, TrainSection(), REMEDY)
+    weights = {"a.lora_B.weight": moving, "b.lora_B.weight": still, "c.bias": nn.Parameter(torch.zeros(2))}
+    guards = Guards(weights, TrainSection(), REMEDY)
     guards.start()
     moving.data.add_(1)
     found = see_all(guards, [result()] * 30)
     assert [finding.code for finding in found] == ["train.not-learning"]
     assert "b.lora_B.weight" in found[0].text
+    assert "c.bias" not in found[0].text, "only B has to leave zero"
 
 
 # ---- resumed ------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from hantune.train.plan import continued, make_plan
 from hantune.train.precision import choose_precision
 from hantune.train.probe_plan import ProbePlan
 from hantune.train.trainer_log import FILE, TrainerLog
+from hantune.train.watchdog import WINDOW
 
 CPU = torch.device("cpu")
 
@@ -170,7 +171,7 @@ def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
     def fresh(folder: Path, stop_at: int | None = None) -> tuple[Any, Loop]:
         model = tiny_llama(sp_tokenizer, attention_dropout=0.1)
         evaluate = (lambda step: signal.raise_signal(signal.SIGTERM) if step == stop_at else None) if stop_at else None
-        loop, _ = make_loop(folder, model, evaluate=evaluate, epochs=2, accumulation_steps=2)
+        loop, _ = make_loop(folder, model, evaluate=evaluate, epochs=2, accumulation_steps=2, save_every_steps=100)
         return model, loop
 
     whole, loop = fresh(tmp_path / "whole")
@@ -182,6 +183,7 @@ def test_a_signal_saves_and_the_resumed_run_is_bit_identical(
     resumed, loop = fresh(tmp_path / "cut")
     checkpoint = checkpoints.newest_checkpoint(RunFolder(tmp_path / "cut"))
     assert checkpoint is not None
+    torch.manual_seed(99)  # another process has drawn otherwise
     loop.restore(checkpoint)
     assert loop.step == loop.good_step == 2
     assert loop.guards.state() == checkpoint.state["guards"]
@@ -293,6 +295,37 @@ def test_a_resumed_run_that_is_stopped_at_once_leaves_what_is_there(
     assert [event["step"] for event in read_events(tmp_path / "events.jsonl", "checkpoint")] == [2]
 
 
+def test_a_checkpoint_is_told_at_the_next_step_after_it_is_there(tmp_path: Path, model: Any) -> None:
+    def write_to_the_end(step: int) -> None:
+        if loop._saver._writer is not None:
+            loop._saver._writer.join()
+
+    loop, _ = make_loop(tmp_path, model, evaluate=write_to_the_end, save_every_steps=2)
+    loop.plan = replace(loop.plan, eval_every=1)
+    loop.train()
+    story = [(event["event"], event["step"]) for event in read_events(tmp_path / "events.jsonl")]
+    assert story.index(("checkpoint", 2)) + 1 == story.index(("step", 4))
+
+
+def test_the_last_checkpoint_is_written_without_a_copy(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(checkpoints.Snapshot, "apart")
+    loop, _ = make_loop(tmp_path, model, save_every_steps=100)
+    loop.train()
+    assert (tmp_path / "checkpoints" / "last").read_text(encoding="utf-8") == "step-000006\n"
+
+
+def test_a_run_that_stays_suspect_is_saved_in_the_end(tmp_path: Path, model: Any) -> None:
+    loop, _ = make_loop(tmp_path, model, save_every_steps=3)
+    loop.guards.bad_steps = 1
+    for step in range(1, 3 + WINDOW):
+        loop.step = step
+        assert not loop._is_save_due()
+    loop.step += 1
+    assert loop._is_save_due()
+
+
 def test_a_state_that_may_be_bad_is_not_counted_as_good(tmp_path: Path, model: Any) -> None:
     loop, _ = make_loop(tmp_path, model)
     for step, bad_steps, good in ((1, 0, 1), (2, 1, 1), (3, 0, 3)):
@@ -359,5 +392,7 @@ def test_steps_tell_speed_share_memory_and_what_is_left(tmp_path: Path, model: A
         assert event["matmul_share"] > 0
         assert 0 < event["memory"] <= event["memory_peak"]
     assert event["seconds_left"] == 0
+    squares = [step.flop - 4 * step.tokens - 2 * step.supervised for step in loop.meter._recent]
+    assert squares == [loop._feed.squares_of_step(step) for step in range(6)]
     samples = Chats()
     assert loop.meter.flop == 4 * loop.meter.tokens + 2 * loop.meter.supervised + int((samples.lengths**2).sum())

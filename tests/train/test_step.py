@@ -116,6 +116,17 @@ def test_what_the_first_update_will_take_is_what_it_took(start: Callable[..., An
     assert loop.stepper.bytes_to_come() == 0
 
 
+def test_averages_take_in_each_step_by_its_number(start: Callable[..., Any]) -> None:
+    loop, batches = start(ema_decay=0.99)
+    weight = loop.model.lm_head.weight
+    after = []
+    for step in range(3):
+        loop.stepper.train(batches, step=step)
+        after.append(weight.detach().clone())
+    expected = after[0].lerp(after[1], 9 / 11).lerp(after[2], 9 / 12)
+    torch.testing.assert_close(loop.stepper.optimizer.state[weight]["average"], expected)
+
+
 def test_noise_is_drawn_anew_in_each_step(start: Callable[..., Any]) -> None:
     loop, batches = start(neftune_alpha=50.0)
     loop.model.train()

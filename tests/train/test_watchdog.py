@@ -141,6 +141,18 @@ def test_a_state_is_suspect_long_before_the_run_is_stopped_and_good_again_after(
     assert (dog.is_suspect, dog.has_diverged) == (False, False)
 
 
+def test_some_steps_that_are_a_little_high_are_suspect_together() -> None:
+    dog = Watchdog()
+    for step in range(100):
+        dog.add(1.0 if step % 2 else 3.0, 1.0)
+    for _ in range(3):
+        dog.add(7.0, 1.0)
+    assert not dog.is_suspect
+    for _ in range(5):
+        dog.add(7.0, 1.0)
+    assert dog.is_suspect
+
+
 def test_spikes_stand_out_among_the_last_steps_only_when_there_are_some() -> None:
     dog = Watchdog()
     for seen in range(WINDOW):
@@ -148,6 +160,9 @@ def test_spikes_stand_out_among_the_last_steps_only_when_there_are_some() -> Non
         dog.add(2.0, 1.0)
     assert dog.is_spike(SPIKE * 1.01)
     assert not dog.is_spike(SPIKE * 0.99)
+    for _ in range(WINDOW):
+        dog.add(2.0, 100.0)
+    assert not dog.is_spike(SPIKE * 99), "what was usual long ago does not count"
 
 
 @pytest.mark.parametrize("cut", [3, FEWEST, 120])
