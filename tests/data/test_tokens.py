@@ -199,6 +199,13 @@ def test_marks_are_those_the_tokenizer_uses(sp_tokenizer: Any, byte_tokenizer: A
     assert (Encoder(byte_tokenizer).marks.bos, Encoder(byte_tokenizer).marks.eos) == ("", "</s>")
 
 
+def test_an_end_that_also_stands_for_the_unknown_is_an_end(sp_tokenizer: Any, byte_tokenizer: Any) -> None:
+    assert Encoder(sp_tokenizer).unknown_id == sp_tokenizer.unk_token_id is not None
+    like_gpt2 = copy.deepcopy(byte_tokenizer)
+    like_gpt2.unk_token = like_gpt2.eos_token
+    assert Encoder(like_gpt2).unknown_id is None
+
+
 def test_control_text_that_is_no_token_is_encoded_as_text(sp_tokenizer: Any) -> None:
     encoder = Encoder(sp_tokenizer)
     rendered = TEMPLATES["chatml"].render(talk("问", "答"), encoder.marks)
