@@ -50,6 +50,14 @@ def test_rates_count_steps_only(clock: list[float]) -> None:
     assert (told["tokens_per_second"], told["supervised_per_second"], told["matmul_share"]) == (50, 12.5, 0.675)
 
 
+def test_time_before_a_failure_counts(clock: list[float]) -> None:
+    meter = Meter()
+    with pytest.raises(ZeroDivisionError), meter.apart("eval"):
+        clock[0] += 5
+        raise ZeroDivisionError
+    assert meter.elapsed == 5
+
+
 def test_the_speed_shown_is_of_the_last_steps(clock: list[float]) -> None:
     meter = Meter(window=2)
     for seconds in (100.0, 1.0, 1.0):

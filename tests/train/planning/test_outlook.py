@@ -116,6 +116,14 @@ def test_cards_elsewhere_are_taken_to_have_bf16(config: RunConfig, material: Mat
     assert found.plan.probes.steps == ()
 
 
+def test_a_card_holds_the_tensors_and_the_machine_beside_it_what_passes(config: RunConfig, material: Material) -> None:
+    found = look_ahead(config, material, parse_devices("1GB"))
+    tensors, weights = found.memory.tensors, estimates.Weights(stored=10**9, passing=0, converted=0)
+    memory = estimates.estimate_memory(tensors, weights, found.target, saves_behind=True, process=1000)
+    assert memory.peak == memory.needed == estimates.CONTEXT_BYTES + tensors.most + memory.holes
+    assert memory.host == 1000 + 10**9 + tensors.learned + tensors.optimizer
+
+
 def test_weights_of_another_type_are_held_twice_while_loading(
     config: RunConfig, material: Material, tiny_llama_folder: Path
 ) -> None:
