@@ -131,6 +131,22 @@ def test_what_is_halved_twice_is_one_change_that_saves_both() -> None:
     assert _merged([half, quarter, other]) == [replace(quarter, saves=75), other]
 
 
+def test_each_kind_of_change_knows_where_it_ends(tiny_llama_folder: Path, prepared: Path) -> None:
+    def values(kind: Any, **changes: Any) -> list[Any]:
+        now: Any = SimpleNamespace(largest=SimpleNamespace(longest=1000), precision=SimpleNamespace(name="float32"))
+        rungs = kind(config_of(tiny_llama_folder, prepared, **changes), now)
+        return [value for rung in rungs for value in rung.values.values()]
+
+    assert values(ladder._fewer_bits) == ["bf16", "8bit", "4bit"]
+    assert values(ladder._fewer_bits, model__load="8bit") == ["4bit"]
+    assert values(ladder._fewer_bits, adapter__kind="none") == [], "what is learned is not packed"
+    assert values(ladder._lean_optimizer, train__optimizer="paged_adamw") == ["paged_adamw8bit"]
+    assert values(ladder._lean_optimizer, train__optimizer="adamw8bit", train__ema_decay=0.9) == [0.0]
+    assert values(ladder._lower_rank, adapter__rank=20) == [10, 5]
+    assert values(ladder._lower_rank, adapter__kind="none") == []
+    assert values(ladder._shorter, data__max_tokens=300) == [150, 75]
+
+
 @pytest.mark.parametrize(("rate", "wanted"), [(1e-5, 2e-4), (1e-3, 1e-3)])
 def test_an_adapter_learns_faster_than_a_whole_model(
     tiny_llama_folder: Path, prepared: Path, rate: float, wanted: float
