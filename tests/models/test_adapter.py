@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from hantune.config.schema import AdapterSection
 from hantune.data.templates import get_template
 from hantune.errors import ConfigError, ModelError, TrainError
 from hantune.models.adapter import (
+    _linear_in_dtype_of_input,
     attach_lora,
     chosen_layers,
     linear_names,
@@ -191,6 +193,12 @@ def test_whole_embeddings_compute_in_the_bases_dtype_and_are_learned_in_float32(
     whole = {name: p for name, p in wrapped.named_parameters() if p.requires_grad and "lora_" not in name}
     assert len(whole) == (1 if model.config.tie_word_embeddings else 2)
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in whole.values())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_in_float32_computes_in_the_type_of_what_it_reads(bias: bool) -> None:
+    head, x = torch.nn.Linear(4, 3, bias=bias), torch.randn(2, 4).bfloat16()
+    assert torch.equal(_linear_in_dtype_of_input(head, x), copy.deepcopy(head).bfloat16()(x))
 
 
 def test_embeddings_without_new_rows_and_frozen_ones_are_not_trained(tiny_llama: Any, sp_tokenizer: Any) -> None:

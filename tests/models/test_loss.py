@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from hantune.data.batch import IGNORED, Batch, collate
 from hantune.data.types import Example
-from hantune.models import head
+from hantune.models import attention, head
 from hantune.models.loss import is_head_last, supervised_nats
 
 EXAMPLES = (
@@ -78,6 +78,17 @@ def test_packed_documents_do_not_see_each_other(tiny_llama: Callable[..., Any], 
     alone = [supervised_nats(model, collate([example], layout="sorted", pad_id=0)) for example in EXAMPLES]
     assert count == sum(number for _, number in alone)
     torch.testing.assert_close(together, torch.stack([nats for nats, _ in alone]).sum(), rtol=1e-5, atol=0)
+
+
+def test_packed_rows_take_the_attention_for_documents_and_padded_ones_do_not(
+    tiny_llama: Callable[..., Any], sp_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen, attend = tiny_llama(sp_tokenizer), [], attention.attend
+    assert attention.use(model, longest=64)
+    monkeypatch.setattr(attention, "attend", lambda *given: seen.append(given[3].lengths) or attend(*given))
+    for layout in ("sorted", "packed"):
+        supervised_nats(model, collate(EXAMPLES, layout=layout, pad_id=0))
+    assert seen == [(7, 4, 5)] * model.config.num_hidden_layers
 
 
 def test_padding_contributes_no_bit(model: Any, batch: Batch) -> None:
