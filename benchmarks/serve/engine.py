@@ -141,7 +141,10 @@ def compare(ours: Callable[[], int], theirs: Callable[[], int], rounds: int) -> 
     return found
 
 
-def measure(engine: Engine, asked: list[tuple[Message, ...]], parts: Sequence[str], rounds: int) -> dict[str, Any]:
+def measure(
+    engine: Engine, hf: Engine, asked: list[tuple[Message, ...]], parts: Sequence[str], rounds: int
+) -> dict[str, Any]:
+    """``hf``: only its model is used, as transformers loads it."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(len(asked), generator=generator)
     lengths = (2.7 + 0.7 * drawn).exp().clamp(2, 96).long().tolist()  # LCCC's answers: about 19 tokens, few above 60
@@ -152,10 +155,10 @@ def measure(engine: Engine, asked: list[tuple[Message, ...]], parts: Sequence[st
     waits: list[float] = []
     table = {
         "streams": (
-            lambda: streams(engine, asked, lengths, waits), lambda: one_by_one(engine, asked[::4], lengths[::4])
+            lambda: streams(engine, asked, lengths, waits), lambda: one_by_one(hf, asked[::4], lengths[::4])
         ),
-        "batch": (lambda: batches(engine, many, counts), lambda: hf_batches(engine, many, counts)),
-        "single": (lambda: batches(engine, few, count, 1), lambda: one_by_one(engine, few, count)),
+        "batch": (lambda: batches(engine, many, counts), lambda: hf_batches(hf, many, counts)),
+        "single": (lambda: batches(engine, few, count, 1), lambda: one_by_one(hf, few, count)),
         "sampled": (
             lambda: streams(engine, asked, lengths, **CHANCE), lambda: streams(engine, asked, lengths)
         ),
@@ -188,11 +191,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         init_model(model, preset=given.preset, tokenizer=given.tokenizer)
-        engine = open_engine(model, device="cpu", dtype=getattr(torch, given.dtype))
-        engine.model.generation_config.eos_token_id = None
-        engine.encoder.tokenizer.eos_token_id = None
-        engine.encoder.stop_ids = lambda stops: ()  # type: ignore[method-assign]  # the answers' lengths are given
-        rows = measure(engine, asked, given.parts.split(","), given.rounds)
+        engine, hf = (open_engine(model, device="cpu", dtype=getattr(torch, given.dtype)) for _ in range(2))
+        for one in (engine, hf):
+            one.model.generation_config.eos_token_id = None
+            one.encoder.tokenizer.eos_token_id = None
+            one.encoder.stop_ids = lambda stops: ()  # type: ignore[method-assign]  # the answers' lengths are given
+        rows = measure(engine, hf, asked, given.parts.split(","), given.rounds)
     lengths = [len(engine.prompt_ids(messages)) for messages in asked]
     result = {
         "preset": given.preset,

@@ -44,8 +44,11 @@ def floor_tokens_per_second(facts: Mapping[str, Any], gflops: float) -> float:
     return gflops * 1e9 / (4 * (weights["layers"] + learned_share * weights["head"]))
 
 
-def row_figures(runs: Sequence[Mapping[str, Any]], floor: float) -> dict[str, Any]:
-    """A row: medians over its runs, the spread of its speed, the highest memory."""
+def row_figures(runs: Sequence[Mapping[str, Any]], floor: float, prepacked: float) -> dict[str, Any]:
+    """A row: medians over its runs, the spread of its speed, the highest memory.
+
+    ``floor``: tokens a second of torch's own products; ``prepacked``: of products with weights laid out beforehand.
+    """
     middle = {
         name: statistics.median(run[name] for run in runs)
         for name in ("tokens_per_second", "supervised_per_second", "tokens_per_cpu_second", "cpu_seconds_per_epoch")
@@ -55,6 +58,7 @@ def row_figures(runs: Sequence[Mapping[str, Any]], floor: float) -> dict[str, An
         **{name: round(value, 1) for name, value in middle.items()},
         "spread": round((max(speeds) - min(speeds)) / middle["tokens_per_second"], 3),
         "share_of_floor": round(middle["tokens_per_second"] / floor, 3),
+        "share_of_prepacked": round(middle["tokens_per_second"] / prepacked, 3),
         "useful_share": runs[0]["useful_share"] and round(runs[0]["useful_share"], 3),
         "tokens_per_step": runs[0]["tokens_per_step"],
         "supervised_per_step": runs[0]["supervised_per_step"],

@@ -1,5 +1,7 @@
 """The best rate of matrix products on this machine, in float32 and bf16: what the floor of a step is measured by.
 
+Of torch's own product, and of oneDNN's on a weight that is laid out beforehand (``... prepacked``).
+
     python rate.py TASK.json          with {"threads", "seconds", "result"}
 
 Big squares and the shapes of a 110M Llama's layers; for each the best of several calls, over all the best.
@@ -19,18 +21,28 @@ SHAPES = (
     (1024, 768, 768), (1024, 768, 2048), (1024, 2048, 768), (2048, 768, 2048), (2048, 2048, 768), (4096, 768, 2048),
 )  # fmt: skip
 """Rows, inner, columns."""
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+KINDS = {
+    "float32": (torch.float32, False),
+    "bf16": (torch.bfloat16, False),
+    "float32 prepacked": (torch.float32, True),
+    "bf16 prepacked": (torch.bfloat16, True),
+}
+"""Type, and whether the weight is laid out beforehand."""
 
 
-def best_rate(shape: tuple[int, int, int], dtype: torch.dtype, seconds: float) -> float:
+def best_rate(shape: tuple[int, int, int], dtype: torch.dtype, seconds: float, *, is_prepacked: bool) -> float:
     """FLOP/s of the fastest call within about ``seconds``."""
     rows, inner, columns = shape
     x, weight = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
+    if is_prepacked:
+        weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     fastest, end = float("inf"), time.perf_counter() + seconds
-    torch.nn.functional.linear(x, weight)
     while time.perf_counter() < end:
         start = time.perf_counter()
-        torch.nn.functional.linear(x, weight)
+        if is_prepacked:
+            torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        else:
+            torch.nn.functional.linear(x, weight)
         fastest = min(fastest, time.perf_counter() - start)
     return 2 * rows * inner * columns / fastest
 
@@ -40,8 +52,11 @@ def main() -> None:
     torch.set_num_threads(task["threads"])
     found = {}
     with torch.inference_mode():
-        for name, dtype in DTYPES.items():
-            rates = {"x".join(map(str, shape)): best_rate(shape, dtype, task["seconds"]) for shape in SHAPES}
+        for name, (dtype, is_prepacked) in KINDS.items():
+            rates = {
+                "x".join(map(str, shape)): best_rate(shape, dtype, task["seconds"], is_prepacked=is_prepacked)
+                for shape in SHAPES
+            }
             best = max(rates, key=lambda shape: rates[shape])
             found[name] = {"gflops": round(rates[best] / 1e9, 1), "shape": best}
     Path(task["result"]).write_text(json.dumps(found), encoding="utf-8")

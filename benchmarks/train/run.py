@@ -92,7 +92,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     rows = {
         name: {
             "tool": ROWS[name].tool, "what": ROWS[name].what, "is_default": ROWS[name].is_default,
-            **row_figures(found, floor[ROWS[name].floor]), "runs": found,
+            **row_figures(found, *(floor[f"{ROWS[name].floor}{way}"] for way in ("", " prepacked"))), "runs": found,
         }
         for name, found in runs.items()
     }  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 HEAD = (
-    "row", "what", "tokens/s", "learned/s", "CPU s/epoch", "peak MiB", "of the floor", "real/computed", "tokens/step",
-    "first losses", "correct",
+    "row", "what", "tokens/s", "learned/s", "CPU s/epoch", "peak MiB", "of the floor", "of the prepacked floor",
+    "real/computed", "tokens/step", "first losses", "correct",
 )  # fmt: skip
 
 
@@ -49,8 +49,9 @@ def rows_table(found: Mapping[str, Any]) -> list[str]:
         speed = f"{row['tokens_per_second']:.0f} (±{row['spread'] / 2:.0%})"
         cells = (
             name, row["what"], speed, f"{row['supervised_per_second']:.0f}", f"{row['cpu_seconds_per_epoch']:.0f}",
-            row["peak_mib"], f"{row['share_of_floor']:.0%}", "" if useful is None else f"{useful:.0%}",
-            row["tokens_per_step"], "" if check is None else " ".join(f"{off:+.4f}" for off in check["losses_off"]),
+            row["peak_mib"], f"{row['share_of_floor']:.0%}", f"{row['share_of_prepacked']:.0%}",
+            "" if useful is None else f"{useful:.0%}", row["tokens_per_step"],
+            "" if check is None else " ".join(f"{off:+.4f}" for off in check["losses_off"]),
             "" if check is None else "yes" if check["is_correct"] else "NO",
         )  # fmt: skip
         lines.append(line(cells))

@@ -58,6 +58,7 @@ def chat(
     dialogues = None if prompt_file is None else read_dialogues(prompt_file)
     question = None if dialogues is not None or sys.stdin.isatty() else _piped_question()
     engine = open_engine(model or _latest(), adapter=adapter, base=base, load=load)
+    engine.get_ready()
     if dialogues is not None:
         return _dialogues_answer(dialogues, answer_dialogues(engine, dialogues, params))
     if question is not None:

@@ -82,6 +82,7 @@ def table(found: Any) -> str:
     rows: list[tuple[str, str, str]] = [
         ("模型", _count(outlook.parameters), f"个参数, 其中学习 {_count(outlook.learned)}"),
         ("精度", outlook.precision.name, outlook.precision.reason),
+        ("预排", "开" if outlook.prepack.is_on else "关", outlook.prepack.reason),
         ("重算", "开" if outlook.recompute.is_on else "关", outlook.recompute.reason),
         (
             "数据",
@@ -91,6 +92,7 @@ def table(found: Any) -> str:
         ("步数", f"{plan.total_steps}", f"每步 {plan.samples_per_step} 条; {plan.layout}: {plan.layout_reason}"),
         ("", "", ""),
         ("底座权重", size(tensors.base), "不学的部分"),
+        *([("预排的权重", size(tensors.prepacked), "按矩阵乘法要的次序另排的")] if tensors.prepacked else []),
         ("学习的权重", size(tensors.learned), "float32"),
         ("梯度", size(tensors.gradients), ""),
         ("优化器", size(tensors.optimizer), found.config.train.optimizer),

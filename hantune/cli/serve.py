@@ -180,6 +180,7 @@ def _open(
         engine = open_engine(model, base=base, dtype=kind, load=load)
         for name, folder in adapters.items():
             engine.load_adapter(name, folder)
+        engine.get_ready()
     except Exception as error:
         if isinstance(error, HantuneError) or not is_out_of_memory(error):
             raise

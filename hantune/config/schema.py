@@ -94,7 +94,7 @@ class TrainSection(Section):
     accumulation_steps: Positive = _setting(1, "累积几个小批再更新一次参数")
     batch_tokens: Literal["auto"] | Positive | None = _setting(
         "auto",
-        "每个小批最多多少个词元 (含补齐), 超出就拆小; auto = 2048, 用 float32 算时 1024; 空 = 不限; "
+        "每个小批最多多少个词元 (含补齐), 超出就拆小; auto = 2048, 用 float32 算时 768; 空 = 不限; "
         "显存大的卡可以加到 8192 以上",
     )
     batching: Literal["auto", "sorted", "packed"] = _setting(
@@ -127,6 +127,9 @@ class TrainSection(Section):
     threads: Positive | None = _setting(None, "CPU 线程数; 空 = 物理核数")
     activation_checkpointing: Literal["auto"] | bool = _setting(
         "auto", "用时间换内存: 反向时重算中间结果; auto = 预计放不下才用, 并说明理由"
+    )
+    prepack: Literal["auto"] | bool = _setting(
+        "auto", "用内存换时间 (CPU): 不学的权重按矩阵乘法要的次序预先排好; auto = 更快而且放得下就排, 并说明理由"
     )
     memory_check: bool = _setting(
         True, "开始前先算要多少内存和磁盘, 放不下就不开始 (hantune plan); false = 不看, 直接开始"

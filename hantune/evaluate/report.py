@@ -78,6 +78,7 @@ def held_out_loss(
         prepared, part, engine.encoder, engine.template, max_tokens=most, max_samples=max_samples, seed=seed
     )
     batches = list(evaluation_batches(samples, pad_id=engine.encoder.pad_id, batch_size=batch_size))
+    engine.get_ready()
     with console.progress("验证损失", len(batches), unit="批") as bar:
 
         def counted() -> Any:

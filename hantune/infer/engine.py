@@ -26,6 +26,8 @@ from hantune.infer.sample import SamplingParams
 from hantune.infer.stream import Pieces, TextStream
 from hantune.log import console, size
 from hantune.models.call import bare_model, evaluating
+from hantune.models.memory import free_memory
+from hantune.models.prepack import prepack, unpack
 
 if TYPE_CHECKING:
     from hantune.data.templates.base import Template
@@ -51,7 +53,9 @@ class Engine:
         name: str = "",
         adapter: str | None = None,
         load: str = "full",
+        is_frozen: bool = False,
     ) -> None:
+        """``is_frozen``: the model's weights are never changed by others, so it may lay them out as it likes."""
         self.encoder = encoder
         self.template = template
         self.name = name
@@ -62,6 +66,8 @@ class Engine:
         self.prefixes: PrefixStore | None = None
         """What ``stream`` remembers of earlier turns; None for a model whose weights may change between two answers."""
         self._adapters = Adapters(model, template)
+        self._is_frozen = is_frozen
+        self._is_ready = not is_frozen
         self._pieces = Pieces(encoder)
 
     @property
@@ -78,7 +84,17 @@ class Engine:
 
         Raises: ConfigError ``infer.adapter-name``; ModelError ``infer.other-tokenizer``, ``adapter.*``.
         """
+        if self._is_frozen:
+            unpack(self.model)  # PEFT looks at the weights that an adapter is for
+            self._is_ready = False
         self._adapters.load(name, Path(folder), base=self.name, encoder=self.encoder)
+
+    def get_ready(self) -> None:
+        """Lay the weights out for quick products, where that pays; the first answer does it otherwise."""
+        if not self._is_ready:
+            free = free_memory(bare_model(self.model).device)
+            prepack(self.model, most_added=None if free is None else free // 2)
+            self._is_ready = True
 
     def use(self, adapter: str | None) -> None:
         """From now on answers come from this adapter, or from the base alone (None)."""
@@ -264,6 +280,7 @@ class Engine:
         self, prefixes: PrefixStore | None = None, adapter: str | None = None, *, is_watched: bool = False
     ) -> Decoder:
         """An empty place for answers in progress; ``is_watched``: a long prompt may not hold up the others."""
+        self.get_ready()
         bare = bare_model(self.model)
         settings = {"pad_id": self.encoder.pad_id, "num_pieces": self._pieces.end}
         if is_keys_and_values(bare.config):
@@ -308,8 +325,15 @@ def open_engine(
     if located.adapter is not None:
         model = load_adapter(model, located.adapter)
     encoder = Encoder(load_tokenizer(located.tokenizer_path))
-    adapter_name = None if located.adapter is None else str(located.adapter)
-    engine = Engine(model, encoder, located.template, name=str(located.base), adapter=adapter_name, load=load)
+    engine = Engine(
+        model,
+        encoder,
+        located.template,
+        name=str(located.base),
+        adapter=None if located.adapter is None else str(located.adapter),
+        load=load,
+        is_frozen=True,
+    )
     engine.prefixes = PrefixStore(PREFIX_BYTES)
     return engine
 

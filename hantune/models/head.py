@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hantune.models.prepack import product, product_back
+
 CHUNK_ROWS = 256
 """Rows of logits that exist at once: 256 x 32,000 float32 numbers are 31 MiB."""
 
@@ -40,7 +42,7 @@ def summed_cross_entropy(head: nn.Module, rows_ND: Tensor, targets_N: Tensor, *,
         return other(head, rows_ND, targets_N, smoothing)  # type: ignore[arg-type]
     is_frozen = type(head) is nn.Linear and not any(parameter.requires_grad for parameter in head.parameters())
     if is_frozen and rows_ND.requires_grad and torch.is_grad_enabled():
-        total: Tensor = _FrozenHead.apply(rows_ND, head.weight, head.bias, targets_N, smoothing)  # type: ignore[no-untyped-call]
+        total: Tensor = _FrozenHead.apply(rows_ND, head, targets_N, smoothing)  # type: ignore[no-untyped-call]
         return total
     total = rows_ND[:0].float().sum()  # zero that still hangs on the graph, for a batch with nothing to learn
     for start in range(0, len(targets_N), CHUNK_ROWS):
@@ -54,29 +56,27 @@ class _FrozenHead(torch.autograd.Function):
     """The sum, with the gradient of the rows ready before it is asked for."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, smoothing: float
-    ) -> Tensor:
+    def forward(ctx: Any, rows_ND: Tensor, head: nn.Linear, targets_N: Tensor, smoothing: float) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=rows_ND.device)
         grad_ND = torch.empty_like(rows_ND)
-        room_NV = rows_ND.new_empty(min(CHUNK_ROWS, len(targets_N)), len(weight_VD), dtype=torch.float32)
+        room_NV = rows_ND.new_empty(min(CHUNK_ROWS, len(targets_N)), head.out_features, dtype=torch.float32)
         for start in range(0, len(targets_N), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             targets = targets_N[part, None]
-            logits = F.linear(rows_ND[part], weight_VD, bias_V)
+            logits = product(rows_ND[part], head)
             log_p = torch.log_softmax(room_NV[: len(logits)].copy_(logits), -1, out=room_NV[: len(logits)])
             total -= (1 - smoothing) * log_p.gather(1, targets).sum()
             if smoothing:
                 total -= smoothing * log_p.mean(1).sum()
             d_logits = log_p.exp_()
             if smoothing:
-                d_logits -= smoothing / len(weight_VD)
+                d_logits -= smoothing / head.out_features
             d_logits.scatter_add_(1, targets, d_logits.new_full(targets.shape, smoothing - 1))
-            torch.mm(logits.copy_(d_logits), weight_VD, out=grad_ND[part])
+            grad_ND[part] = product_back(logits.copy_(d_logits), head)
         ctx.save_for_backward(grad_ND)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (grad_ND,) = ctx.saved_tensors
-        return grad_ND * grad, None, None, None, None
+        return grad_ND * grad, None, None, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,24 @@ def give_back() -> None:
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):  # macOS, Windows, musl have no such call
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def forget_pages(tensor: torch.Tensor) -> None:
+    """Hold the pages of a mapped file that this tensor lies in no more; touched, they are read from it again.
+
+    Files stay mapped as a whole while any of their tensors is in use. Other memory is left alone.
+    """
+    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last and _is_file(first, last):
+        with contextlib.suppress(AttributeError, OSError, TypeError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+
+
+def _is_file(first: int, last: int) -> bool:
+    """Whether these addresses lie in one mapped file."""
+    mapped = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .* /.*$", _text(ROOT / "proc/self/maps"), re.MULTILINE)
+    return any(int(start, 16) <= first and last <= int(stop, 16) for start, stop in mapped)
 
 
 def own_memory() -> int:

@@ -15,10 +15,10 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hantune.models.quantize import dense_weight, is_quantized
+from hantune.models.prepack import is_prepacked, product, product_back
+from hantune.models.quantize import is_quantized
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -27,17 +27,16 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: nn.Linear) -> Tensor:
         ctx.layer = layer
-        bias_O = None if layer.bias is None else layer.bias.to(x.dtype)
-        return F.linear(x, dense_weight(layer, x.dtype), bias_O)
+        return product(x, layer)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ dense_weight(ctx.layer, grad.dtype), None
+        return product_back(grad, ctx.layer), None
 
 
 def compute_densely(model: nn.Module) -> int:
-    """How many layers of the model are held in fewer bits; from now on all of them compute with the dense weight."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and is_quantized(module)]
+    """How many layers of the model are held in fewer bits or prepacked; gradients pass through them from now on."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and (is_quantized(m) or is_prepacked(m))]
     for layer in layers:
         layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
     return len(layers)

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hantune.models.quantize import dense_weight, is_quantized
+from hantune.models.prepack import product, product_back
+from hantune.models.quantize import is_quantized
 
 
 class _LoraLinears(torch.autograd.Function):
@@ -37,8 +38,7 @@ class _LoraLinears(torch.autograd.Function):
         start = 0
         for base, scaling, a_RI, b_OR in zip(bases, scalings, factors[::2], factors[1::2], strict=True):
             hidden_NR = hidden_NS[:, start : start + len(a_RI)] * scaling
-            bias_O = None if base.bias is None else base.bias.to(x.dtype)
-            y_NO = F.linear(x_NI, dense_weight(base, x.dtype), bias_O).addmm_(hidden_NR, b_OR.to(x.dtype).T)
+            y_NO = product(x_NI, base).addmm_(hidden_NR, b_OR.to(x.dtype).T)
             outputs.append(y_NO.view(*x.shape[:-1], -1))
             kept += [a_RI, b_OR, hidden_NR]
             start += len(a_RI)
@@ -56,8 +56,7 @@ class _LoraLinears(torch.autograd.Function):
             d_hidden.append(F.linear(grad_NO, b_OR.to(grad.dtype).T.contiguous()).mul_(scaling))
             d_bs.append((hidden_NR.T @ grad_NO).T.to(b_OR.dtype))
             if ctx.needs_input_grad[0]:
-                weight_OI = dense_weight(base, grad.dtype)
-                d_x_NI = grad_NO @ weight_OI if d_x_NI is None else d_x_NI.addmm_(grad_NO, weight_OI)
+                d_x_NI = product_back(grad_NO, base, onto=d_x_NI)
         d_hidden_NS = torch.cat(d_hidden, 1) if len(d_hidden) > 1 else d_hidden[0]
         d_as = (d_hidden_NS.T @ x_NI).split([len(a) for a in a_s])
         d_factors: list[Tensor] = []

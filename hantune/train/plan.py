@@ -17,9 +17,9 @@ from hantune.train.probe_plan import ProbePlan
 TIMES_PER_RUN = 5
 """How often a run evaluates and saves when the configuration does not say."""
 
-BATCH_TOKENS, WIDE_BATCH_TOKENS = 2048, 1024
+BATCH_TOKENS, WIDE_BATCH_TOKENS = 2048, 768
 """Tokens of a micro-batch when the configuration does not say, and the same where all is float32: there an activation
-takes twice the bytes, and 1,024 rows keep a CPU's matrix products as fast as 2,048 do (docs/decisions.md)."""
+takes twice the bytes, and with 768 rows a step on a CPU is nearly as fast as with 1,024 (docs/decisions.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

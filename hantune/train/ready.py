@@ -13,6 +13,8 @@ from hantune.config.schema import RunConfig
 from hantune.errors import ConfigError
 from hantune.evaluate.probes import Probe
 from hantune.log import console, size
+from hantune.models.footprint import weight_bytes
+from hantune.models.hub import local_folder
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
 from hantune.train.floor import Floor, measured_floor
@@ -24,12 +26,15 @@ from hantune.train.planning.gate import require_fit
 from hantune.train.planning.outlook import Outlook, look_ahead, num_parameters
 from hantune.train.planning.target import here
 from hantune.train.precision import Precision, bears_fp16, choose_device, choose_precision, precision_of
+from hantune.train.prepack import NEVER, Prepack, carried_out, choose_prepack, obstacle_to
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
 from hantune.train.setup import Material
 
 SLOWER_THAN_FLOOR = 2
 """A step takes about so many times what its matrix products alone would."""
+TIMES_WEIGHTS = 5
+"""A run on prepacked weights takes less than so many times their bytes, where nothing better is known of it."""
 OVERFLOWS = "这个模型在 fp16 里会溢出 (试算过最长的一条样本)"
 TRIED_TOKENS = 512
 LOADED = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)"}
@@ -51,6 +56,7 @@ class Ready:
     model: nn.Module
     precision: Precision
     recompute: Recompute
+    prepack: Prepack
     kernels: Kernels
     load: str
     optimizer: str
@@ -72,6 +78,7 @@ class Ready:
             "precision": self.precision.as_dict(),
             "load": self.load,
             "recompute": self.recompute.as_dict(),
+            "prepack": self.prepack.as_dict(),
             "kernels": self.kernels.as_dict(),
             "optimizer": self.optimizer,
             "formulas": self.formulas.as_dict(),
@@ -98,6 +105,8 @@ class Ready:
             console.say(f"优化  {self.optimizer}: {OPTIMIZERS[self.optimizer]}")
         if self.formulas.is_compiled:
             console.say(f"编译  {self.formulas.reason}")
+        if self.prepack.is_on:
+            console.say(f"预排  {self.prepack.reason}")
         if self.recompute.is_on:
             console.say(f"重算  反向时重算中间结果: {self.recompute.reason}")
         if self.outlook is not None:
@@ -148,22 +157,20 @@ def get_ready(
         is_adapter=config.adapter.kind == "lora",
         num_parameters=num_parameters(config),
     )
-    recompute = choose_recompute(config.train.activation_checkpointing)
     if recorded:
         precision = replace(precision, reason=recorded["precision"]["reason"])
-    is_kept = bool(recorded and "recompute" in recorded)  # not where it was asked for anew
-    if recorded and is_kept:
-        recompute = Recompute(**recorded["recompute"])
-    outlook = outlook or _looked_at(config, material, device, precision, recompute if is_kept else None)
-    recompute = outlook.recompute if outlook else recompute
+    kept = _recorded(recorded)
+    outlook = outlook or _looked_at(config, material, device, precision, *kept)
+    recompute, prepack = _choices(config, device, precision, outlook, *kept)
     model, kernels = _make_model(config, material, device, precision, recompute)
     is_free = config.train.precision == "auto" and not recorded
     if is_free and precision.name == "fp16" and not bears_fp16(model, _longest(material, device)):
         del model  # before the other one is loaded
         precision = precision_of("float32", OVERFLOWS, is_adapter=config.adapter.kind == "lora")
-        outlook = _looked_at(config, material, device, precision, None)
-        recompute = outlook.recompute if outlook else recompute
+        outlook = _looked_at(config, material, device, precision, None, None)
+        recompute, prepack = _choices(config, device, precision, outlook, None, None)
         model, kernels = _make_model(config, material, device, precision, recompute)
+    prepack = carried_out(prepack, model)
     plan = continued(_plan(config, material, model, precision), config, material.train.lengths, state)
     probes = questions_of(config, material, model)
     asked = plan_questions(probes, config, material, model, plan, recorded, device)
@@ -173,6 +180,7 @@ def get_ready(
         model=model,
         precision=precision,
         recompute=recompute,
+        prepack=prepack,
         kernels=kernels,
         load=config.model.load,
         optimizer=optimizer_name(config.train, device),
@@ -185,8 +193,42 @@ def get_ready(
     )
 
 
+def _recorded(recorded: dict[str, Any] | None) -> tuple[Recompute | None, Prepack | None]:
+    """What a run that goes on keeps to; None for what is decided anew."""
+    if recorded is None:
+        return None, None
+    recompute = Recompute(**recorded["recompute"]) if "recompute" in recorded else None  # not if it was asked for anew
+    return recompute, Prepack(**recorded["prepack"]) if "prepack" in recorded else NEVER
+
+
+def _choices(
+    config: RunConfig,
+    device: torch.device,
+    precision: Precision,
+    outlook: Outlook | None,
+    recompute: Recompute | None,
+    prepack: Prepack | None,
+) -> tuple[Recompute, Prepack]:
+    """As the outlook says; without one, what is kept to, or else what needs no prediction."""
+    if outlook is not None:
+        return outlook.recompute, outlook.prepack
+    folder = local_folder(config.model.path, revision=config.model.revision)
+    prepack = prepack or choose_prepack(
+        config.train.prepack,
+        obstacle_to(config, device, precision.weights),
+        predicted=TIMES_WEIGHTS * weight_bytes(folder, load="full", dtype=precision.weights),
+        available=here(device).room,
+    )
+    return recompute or choose_recompute(config.train.activation_checkpointing), prepack
+
+
 def _looked_at(
-    config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute | None
+    config: RunConfig,
+    material: Material,
+    device: torch.device,
+    precision: Precision,
+    recompute: Recompute | None,
+    prepack: Prepack | None,
 ) -> Outlook | None:
     """What the run will take, if it is to be looked at before its weights are loaded.
 
@@ -194,7 +236,7 @@ def _looked_at(
     """
     if not config.train.memory_check:
         return None
-    outlook = look_ahead(config, material, here(device), precision, recompute)
+    outlook = look_ahead(config, material, here(device), precision, recompute, prepack=prepack)
     require_fit(config, material, outlook)
     return outlook
 

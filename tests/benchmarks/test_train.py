@@ -48,7 +48,8 @@ def result(losses: list[float], **more: Any) -> dict[str, Any]:
 
 def row(bench: Any, tool: str, tokens_per_second: float, **more: Any) -> dict[str, Any]:
     figures = bench.figures.run_figures(result([3.0, 2.0, 1.0]), 1, FACTS)
-    whole = bench.figures.row_figures([{**figures, "tokens_per_second": tokens_per_second}], floor=100.0)
+    runs = [{**figures, "tokens_per_second": tokens_per_second}]
+    whole = bench.figures.row_figures(runs, floor=100.0, prepacked=50.0)
     return {"tool": tool, "what": "x", "is_default": False, **whole, **more}
 
 
@@ -67,8 +68,9 @@ def test_the_floor_counts_the_head_only_where_something_is_learned(bench: Any) -
 
 def test_a_row_is_the_median_of_its_runs(bench: Any) -> None:
     runs = [bench.figures.run_figures(result([1.0, 1.0]), 1, FACTS) | {"tokens_per_second": v} for v in (10, 40, 20)]
-    found = bench.figures.row_figures(runs, floor=40.0)
+    found = bench.figures.row_figures(runs, floor=40.0, prepacked=80.0)
     assert (found["tokens_per_second"], found["share_of_floor"], found["spread"]) == (20, 0.5, 1.5)
+    assert found["share_of_prepacked"] == 0.25
 
 
 def test_other_tokens_or_a_leak_make_a_row_incorrect(bench: Any) -> None:

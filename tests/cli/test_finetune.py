@@ -49,7 +49,8 @@ def tight(tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(memory, "process_memory", lambda: (100 << 20, 100 << 20))
     monkeypatch.setattr(target, "own_memory", lambda: 0)
     write_chats(tmp_path / "chats.jsonl", 40)
-    changes = {"train__activation_checkpointing": False, "train__memory_check": True, "data__val_share": 0.2}
+    changes = {"train__activation_checkpointing": False, "train__prepack": False, "train__memory_check": True}
+    changes["data__val_share"] = 0.2
     config = small_config(tiny_llama_folder, Path("chats.jsonl"), Path("out"), **changes)
     Path("run.yaml").write_text(dump_config(config), encoding="utf-8")
     found = forecast(config, tmp_path / "scratch").outlook.memory

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from hantune.data.types import Message
 from hantune.errors import ConfigError, ModelError, RefusedError
 from hantune.infer.engine import Completion, Engine, open_engine
 from hantune.infer.sample import SamplingParams
+from hantune.models import prepack
 
 ASKED = [Message(role="user", text="你叫什么名字？")]
 GREEDY = SamplingParams(max_tokens=8)
@@ -86,3 +88,17 @@ def test_an_adapter_of_another_base_is_refused(folders: dict[str, Path]) -> None
     with pytest.raises(ModelError) as caught:
         open_engine(folders["base"], device="cpu").load_adapter("two", folders["two"])
     assert caught.value.code == "adapter.wrong-base"
+
+
+def test_an_adapter_can_come_when_the_weights_are_laid_out(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepack, "pays", lambda dtype: torch.backends.mkldnn.is_available())
+    wanted = open_engine(folders["two"], base=folders["base"], device="cpu").answer(ASKED, GREEDY)
+    engine = open_engine(folders["base"], device="cpu")
+    alone = engine.answer(ASKED, GREEDY)
+    for name, folder in (("one", folders["one"]), ("two", folders["two"])):
+        engine.load_adapter(name, folder)
+        assert answer(engine, None) == alone
+    assert answer(engine, "two") == wanted
+    assert any(map(prepack.is_prepacked, engine.model.modules())) == torch.backends.mkldnn.is_available()

@@ -14,6 +14,7 @@ from hantune.infer.decode import CachedDecoder
 from hantune.infer.engine import Completion, Engine, default_dtype, open_engine
 from hantune.infer.prefix import PrefixStore
 from hantune.infer.sample import SamplingParams
+from hantune.models import prepack
 from hantune.models.call import bare_model
 
 QUESTIONS = (
@@ -256,3 +257,28 @@ def test_plain_text_is_encoded_behind_the_beginning_mark(llama: Engine, bloom: E
     assert llama.encoder.tokenizer.eos_token_id not in ids
     assert bloom.encoder.decode(bloom.text_ids("你好")) == "你好"
     assert b"".join(map(bloom.piece, bloom.text_ids("你好"))).decode() == "你好"
+
+
+def test_weights_are_laid_out_once_and_answer_the_same(
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, plain = (open_engine(tiny_llama_folder, device="cpu") for _ in range(2))
+    monkeypatch.setattr(prepack, "pays", lambda dtype: False)
+    wanted = plain.answer(ask("你好"), GREEDY)
+    assert not any(map(prepack.is_prepacked, plain.model.modules()))
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("oneDNN")
+    monkeypatch.setattr(prepack, "pays", lambda dtype: True)
+    assert engine.answer(ask("你好"), GREEDY) == wanted
+    assert any(map(prepack.is_prepacked, engine.model.modules()))
+    monkeypatch.setattr(prepack, "_layers", lambda model, is_trained: pytest.fail("looked for again"))
+    engine.answer(ask("你好"), GREEDY)
+    assert plain.answer(ask("你好"), GREEDY) == wanted, "what was decided for an engine stays"
+
+
+def test_a_model_that_somebody_else_holds_is_not_laid_out(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepack, "pays", lambda dtype: True)
+    weights = dict(llama.model.named_parameters())
+    llama.get_ready()
+    llama.answer(ask("你好"), GREEDY)
+    assert all(parameter is weights[name] for name, parameter in llama.model.named_parameters())

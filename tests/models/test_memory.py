@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from hantune.models.memory import free_host_memory, free_memory, measured_peak, steady_heap
+from hantune.models.memory import (
+    forget_pages,
+    free_host_memory,
+    free_memory,
+    measured_peak,
+    process_memory,
+    steady_heap,
+)
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -83,3 +90,29 @@ def test_the_garbage_collector_looks_only_at_what_is_new() -> None:
         assert (old() is None, new() is None) == (False, True)
     gc.collect()
     assert old() is None
+
+
+def test_forgotten_pages_of_a_file_are_read_again_and_other_memory_is_left_alone(tmp_path: Path) -> None:
+    count = 1 << 20
+    path = tmp_path / "numbers"
+    path.write_bytes(torch.arange(count, dtype=torch.int32).numpy().tobytes())
+    mapped = torch.from_file(str(path), shared=False, size=count, dtype=torch.int32)
+    own = torch.arange(count, dtype=torch.int32)
+    for tensor in (mapped, mapped[5:], mapped[:3], own, own[:0]):
+        before = tensor.clone()
+        forget_pages(tensor)
+        assert torch.equal(tensor, before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_forgotten_pages_are_held_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "zeros"
+    path.write_bytes(bytes(64 << 20))
+    mapped = torch.from_file(str(path), shared=True, size=64 << 20, dtype=torch.uint8)
+    mapped.sum()
+    before = process_memory()[0]
+    forget_pages(mapped)
+    after = process_memory()[0]
+    assert before is not None
+    assert after is not None
+    assert before - after > 60 << 20

@@ -82,7 +82,7 @@ def test_the_layout_comes_with_its_reason(
     assert plan.as_dict()["layout_reason"] == plan.layout_reason
 
 
-@pytest.mark.parametrize(("asked", "narrow", "wide"), [("auto", 2048, 1024), (300, 300, 300), (None, None, None)])
+@pytest.mark.parametrize(("asked", "narrow", "wide"), [("auto", 2048, 768), (300, 300, 300), (None, None, None)])
 def test_the_budget_of_a_micro_batch_is_halved_only_where_it_is_ours_to_choose(
     asked: object, narrow: int | None, wide: int | None
 ) -> None:

@@ -45,7 +45,8 @@ def test_answers_and_figures_are_written_and_nothing_else_moves(prober_on: Any, 
     weights = {name: tensor.clone() for name, tensor in ready.model.state_dict().items()}
     score = prober(3)
     assert torch.equal(torch.get_rng_state(), state), "asking draws nothing: it may be more or less often"
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in ready.model.state_dict().items())
+    after = {name: tensor for name, tensor in ready.model.state_dict().items() if not tensor.is_meta}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in after.items())
     assert all(module.training for module in ready.model.modules())
     lines = read_events(run.samples)
     assert [line["prompt"] for line in lines] == [probe.prompt for probe in ready.probes]

@@ -43,6 +43,7 @@ class Forecast:
             "precision": outlook.precision.as_dict(),
             "load": self.config.model.load,
             "recompute": outlook.recompute.as_dict(),
+            "prepack": outlook.prepack.as_dict(),
             "optimizer": optimizer_name(self.config.train, outlook.target.device),
             "device": str(outlook.target.device),
             "devices": outlook.target.total,

@@ -115,7 +115,8 @@ def _outlook(config: RunConfig, original: RunConfig, material: Material, first: 
     if config.data.max_tokens < original.data.max_tokens:
         cut = {part: Shortened(getattr(material, part), config.data.max_tokens) for part in ("train", "val")}
         material = replace(material, **cut)  # type: ignore[arg-type]
-    return look_ahead(config, material, first.target, like=first)
+    off = None if first.prepack.is_on else first.prepack  # a run that fits at last is not to grow again
+    return look_ahead(config, material, first.target, like=first, prepack=off)
 
 
 def _merged(rungs: list[Rung]) -> list[Rung]:
@@ -143,6 +144,11 @@ class Shortened:
     def __getitem__(self, number: int) -> Example:
         example: Example = self._samples[number]
         return replace(example, ids=example.ids[: self._most], mask=example.mask[: self._most])
+
+
+def _plain_weights(config: RunConfig, now: Outlook) -> Iterator[Rung]:
+    if now.prepack.is_on:
+        yield Rung(values={"train.prepack": False}, cost="矩阵乘法慢一些, 学到的不变")
 
 
 def _recompute(config: RunConfig, now: Outlook) -> Iterator[Rung]:
@@ -199,5 +205,5 @@ def _lower_rank(config: RunConfig, now: Outlook) -> Iterator[Rung]:
         yield Rung(values={"adapter.rank": rank}, cost="适配器能学的少一些")
 
 
-KINDS = (_recompute, _smaller_batches, _lean_optimizer, _lora, _fewer_bits, _lower_rank, _shorter)
+KINDS = (_plain_weights, _recompute, _smaller_batches, _lean_optimizer, _lora, _fewer_bits, _lower_rank, _shorter)
 """The kinds of change, in the order in which they are tried."""

@@ -112,18 +112,21 @@ def estimate_memory(
     target: Target,
     *,
     saves_behind: bool,
-    process: int | None = None,
+    process: int,
 ) -> Memory:
     """What a run with these tensors takes on ``target``.
 
-    ``saves_behind``: checkpoints are written while it goes on; ``process``: what programs take, if known already.
+    ``saves_behind``: checkpoints are written while it goes on; ``process``: what programs take (``process_bytes``).
     """
-    if process is None:
-        give_back()
-        process = (process_memory()[0] or PROCESS_BYTES) + LIBRARY_BYTES
     if target.device.type == "cpu":
         return _on_cpu(tensors, process, weights, saves_behind)
     return _on_card(tensors, process, weights)
+
+
+def process_bytes() -> int:
+    """What Python and the libraries of a run take in this process."""
+    give_back()
+    return (process_memory()[0] or PROCESS_BYTES) + LIBRARY_BYTES
 
 
 def _on_cpu(tensors: Footprint, process: int, weights: Weights, saves_behind: bool) -> Memory:

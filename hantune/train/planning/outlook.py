@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,19 @@ from hantune.train.feed import Feed
 from hantune.train.floor import Work
 from hantune.train.plan import Plan, make_plan
 from hantune.train.planning.flops import MOST_STEPS, Volume, volume_of
-from hantune.train.planning.memory import Disk, Largest, Memory, Weights, estimate_disk, estimate_memory
-from hantune.train.planning.rehearsal import Stage, find_traits, outlined, rehearse
+from hantune.train.planning.memory import (
+    Disk,
+    Largest,
+    Memory,
+    Weights,
+    estimate_disk,
+    estimate_memory,
+    process_bytes,
+)
+from hantune.train.planning.rehearsal import Footprint, Stage, find_traits, outlined, rehearse
 from hantune.train.planning.target import Target
 from hantune.train.precision import Precision, choose_precision, precision_of
+from hantune.train.prepack import Prepack, choose_prepack, obstacle_to
 from hantune.train.probe_plan import ProbePlan
 from hantune.train.questions import plan_questions, questions_of
 from hantune.train.recompute import Recompute, choose_recompute
@@ -37,6 +47,7 @@ class Outlook:
     plan: Plan
     precision: Precision
     recompute: Recompute
+    prepack: Prepack
     target: Target
     memory: Memory
     largest: Largest
@@ -73,8 +84,9 @@ def look_ahead(
     precision: Precision | None = None,
     recompute: Recompute | None = None,
     like: Outlook | None = None,
+    prepack: Prepack | None = None,
 ) -> Outlook:
-    """The outlook of a run on ``target``; ``precision``, ``recompute``: what is already decided.
+    """The outlook of a run on ``target``; ``precision``, ``recompute``, ``prepack``: what is already decided.
 
     ``like``: that of a run with the same data and questions, whose memory alone differs.
 
@@ -82,12 +94,12 @@ def look_ahead(
     """
     precision = precision or precision_on(config, target)
     if recompute is not None:
-        return _look(config, material, target, precision, recompute, like)
+        return _look(config, material, target, precision, recompute, prepack, like)
     asked = config.train.activation_checkpointing
-    outlook = _look(config, material, target, precision, choose_recompute(asked), like)
+    outlook = _look(config, material, target, precision, choose_recompute(asked), prepack, like)
     chosen = choose_recompute(asked, predicted=outlook.memory.needed, available=target.room)
     if chosen.is_on != outlook.recompute.is_on:
-        return _look(config, material, target, precision, chosen, outlook)
+        return _look(config, material, target, precision, chosen, prepack, outlook)
     return replace(outlook, recompute=chosen)
 
 
@@ -97,6 +109,7 @@ def _look(
     target: Target,
     precision: Precision,
     recompute: Recompute,
+    prepack: Prepack | None,
     like: Outlook | None,
 ) -> Outlook:
     folder = local_folder(config.model.path, revision=config.model.revision)
@@ -119,37 +132,59 @@ def _look(
     times = 2 if plan.samples_per_step > len(batch.indices) else 1
     found = rehearse(stage, traits, batch, held_out, times=times)
     volume = volume_of(feed, plan, material, found.work)
-    if plan.total_steps <= MOST_STEPS and found.footprint.optimizer > HEAVY * found.footprint.peak:
+    footprint = found.footprint
+    if plan.total_steps <= MOST_STEPS and footprint.optimizer > HEAVY * footprint.peak:
         # The largest batch that may come is tried when there is no optimiser yet (``train/room``); those that do come
         # are known.
         coming = feed.collate(volume.sizes[-1][1])
         later = rehearse(stage, traits, coming, None, times=times).footprint
-        trial = found.footprint.peak - found.footprint.optimizer
-        if later.peak >= trial:
-            batch = coming
-            found = replace(found, footprint=replace(later, evaluation=found.footprint.evaluation))
-        else:
-            found = replace(found, footprint=replace(found.footprint, peak=trial))
+        footprint = replace(footprint, peak=footprint.peak - footprint.optimizer)
+        if later.peak >= footprint.peak:
+            batch, footprint = coming, replace(later, evaluation=footprint.evaluation)
+    prepack, memory = _prepacked(config, stage, prepack, footprint, found.prepacking, stored, plan, like)
     return Outlook(
         plan=plan,
         precision=precision,
         recompute=recompute,
+        prepack=prepack,
         target=target,
-        memory=estimate_memory(
-            found.footprint,
-            Weights.of(stored, precision, config.model.load, found.footprint.base),
-            target,
-            saves_behind=_saves_behind(plan),
-            process=like.memory.programs if like else None,
-        ),
+        memory=memory,
         largest=Largest.of(batch, material.train.lengths),
-        disk=estimate_disk(config, found.footprint),
+        disk=estimate_disk(config, footprint),
         free_disk=_free_disk(config),
         volume=volume,
         work=found.work,
         parameters=_count(stored) + (found.learned if config.adapter.kind == "lora" else 0),
         learned=found.learned,
     )
+
+
+def _prepacked(
+    config: RunConfig,
+    stage: Stage,
+    decided: Prepack | None,
+    footprint: Footprint,
+    added: int,
+    stored: Sequence[TensorSpec],
+    plan: Plan,
+    like: Outlook | None,
+) -> tuple[Prepack, Memory]:
+    """Whether the run prepacks its weights, and what it then takes."""
+    estimate = functools.partial(
+        estimate_memory,
+        weights=Weights.of(stored, stage.precision, config.model.load, footprint.base),
+        target=stage.target,
+        saves_behind=_saves_behind(plan),
+        process=like.memory.programs if like else process_bytes(),
+    )
+    memory = estimate(replace(footprint, prepacked=added))
+    chosen = decided or choose_prepack(
+        config.train.prepack,
+        obstacle_to(config, stage.target.device, stage.precision.weights),
+        predicted=memory.needed,
+        available=stage.target.room,
+    )
+    return chosen, memory if chosen.is_on else estimate(footprint)
 
 
 def _saves_behind(plan: Plan) -> bool:

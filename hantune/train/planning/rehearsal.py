@@ -25,6 +25,7 @@ from hantune.models import attention
 from hantune.models.call import bare_model, evaluating, takes
 from hantune.models.load import attention_of, model_class, quiet_transformers
 from hantune.models.loss import assume_head, is_head_last, supervised_nats
+from hantune.models.prepack import added_bytes
 from hantune.models.stand_in import Live, stand_in
 from hantune.train.floor import Work
 from hantune.train.frozen import compute_densely
@@ -50,6 +51,7 @@ FEW = (2, 3)
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
     """Bytes of tensors in a step. ``peak``: the most at once; the parts are not all there at the same moment.
+    ``prepacked``: what weights in oneDNN's order take on top of all this, 0 without them.
 
     ``base``: weights that are not learned; ``learned``: those that are; ``activations``: what a micro-batch keeps for
     its backward pass; ``evaluation``: the peak while the held-out loss is taken.
@@ -62,21 +64,22 @@ class Footprint:
     activations: int
     peak: int
     evaluation: int
+    prepacked: int = 0
 
     @property
     def standing(self) -> int:
         """What is there all the time."""
-        return self.base + self.learned + self.optimizer
+        return self.base + self.prepacked + self.learned + self.optimizer
 
     @property
     def most(self) -> int:
         """The most at any time."""
-        return max(self.peak, self.evaluation)
+        return max(self.peak, self.evaluation) + self.prepacked
 
     @property
     def rest(self) -> int:
         """What passes: logits, temporary results."""
-        return max(0, self.peak - self.standing - self.activations)
+        return max(0, self.peak + self.prepacked - self.standing - self.activations)
 
     def as_dict(self) -> dict[str, int]:
         return {**asdict(self), "rest": self.rest}
@@ -84,11 +87,13 @@ class Footprint:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed:
-    """What was found out about a step. ``learned``: numbers that are trained."""
+    """What was found out about a step on plain weights. ``learned``: numbers that are trained; ``prepacking``: bytes
+    that weights in oneDNN's order would take on top."""
 
     footprint: Footprint
     work: Work
     learned: int
+    prepacking: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +167,10 @@ def _rehearsed(
         evaluation=evaluation + optimizer,
     )
     return Rehearsed(
-        footprint=footprint, work=work_or_guess(model), learned=sum(p.numel() for p in parameters.values())
+        footprint=footprint,
+        work=work_or_guess(model),
+        learned=sum(p.numel() for p in parameters.values()),
+        prepacking=added_bytes(model),
     )
 
 
@@ -175,6 +183,7 @@ def _extended(first: Rehearsed, second: Rehearsed, more: int) -> Rehearsed:
 
     return Rehearsed(
         learned=second.learned + more * (second.learned - first.learned),
+        prepacking=second.prepacking + more * (second.prepacking - first.prepacking),
         footprint=grown(first.footprint, second.footprint, tuple(asdict(first.footprint))),
         work=grown(first.work, second.work, ("token", "label", "pair")),
     )

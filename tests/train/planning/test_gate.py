@@ -43,7 +43,7 @@ def leave(monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
 
 def test_what_does_not_fit_does_not_start(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "process_memory", lambda: (100 << 20, 100 << 20))
-    config = make(train__activation_checkpointing=False)
+    config = make(train__activation_checkpointing=False, train__prepack=False)
     found = look_ahead(config, open_material(config, RunFolder(tmp_path)), here(torch.device("cpu"))).memory
     leave(monkeypatch, found.needed - int(0.02 * (found.needed - found.process)))
     loaded: list[Any] = []
