@@ -16,11 +16,13 @@ from hantune.config.schema import AdapterSection
 from hantune.data.templates import get_template
 from hantune.errors import ConfigError, ModelError, TrainError
 from hantune.models.adapter import (
+    NEW_ROWS,
     _linear_in_dtype_of_input,
     attach_lora,
     chosen_layers,
     linear_names,
     load_adapter,
+    new_rows,
     require_adapter,
     save_adapter,
 )
@@ -199,6 +201,13 @@ def test_whole_embeddings_compute_in_the_bases_dtype_and_are_learned_in_float32(
 def test_a_head_in_float32_computes_in_the_type_of_what_it_reads(bias: bool) -> None:
     head, x = torch.nn.Linear(4, 3, bias=bias), torch.randn(2, 4).bfloat16()
     assert torch.equal(_linear_in_dtype_of_input(head, x), copy.deepcopy(head).bfloat16()(x))
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_new_rows_are_all_from_the_first_up_to_the_end(tiny_llama: Any, sp_tokenizer: Any, is_tied: bool) -> None:
+    model = tiny_llama(sp_tokenizer, tie_word_embeddings=is_tied)
+    setattr(model.config, NEW_ROWS, [5, 8])
+    assert new_rows(model) == dict.fromkeys(["embed_tokens"] if is_tied else ["embed_tokens", "lm_head"], [5, 6, 7])
 
 
 def test_embeddings_without_new_rows_and_frozen_ones_are_not_trained(tiny_llama: Any, sp_tokenizer: Any) -> None:
