@@ -78,8 +78,8 @@ def test_below_the_lowest_learned_layer_nothing_goes_back(tiny: Callable[..., An
 
 
 def test_pairs_of_a_document_cost_twice_more_where_gradients_pass(tiny: Callable[..., Any]) -> None:
-    model = tiny(num_hidden_layers=4)
-    width = model.config.num_attention_heads * model.config.head_dim
+    model = tiny(num_hidden_layers=4, head_dim=6)
+    width = model.config.num_attention_heads * 6
     found = work_of(model)
     assert found is not None
     assert found.pair == 6 * 4 * width
