@@ -1,7 +1,8 @@
 """How long a run will take on this machine, from a few of its own micro-batches run beforehand.
 
-A micro-batch takes a moment of its own and then so much for each FLOP (``flops``): a line through what was
-measured on a typical and a small one. Trials leave no trace (``train/trial``).
+Training meets new shapes all the time, and evaluation pads where training packs: so the trials are micro-batches of
+both, each a different one, and what it takes for a FLOP (``flops``) stands for its part of the work. They leave no
+trace (``train/trial``).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +18,15 @@ import torch
 from torch import nn
 
 from hantune.config.schema import RunConfig
-from hantune.data.batch import Batch
+from hantune.data.batch import Batch, collate_samples
+from hantune.errors import is_out_of_memory
 from hantune.models.call import evaluating
 from hantune.models.loss import supervised_nats
 from hantune.train.feed import Feed
 from hantune.train.floor import Work, matmul_rate
 from hantune.train.optim import make_optimizer, state_bytes, trained_parameters
 from hantune.train.plan import Plan
-from hantune.train.planning.flops import Volume, flop_of, volume_of, work_or_guess
+from hantune.train.planning.flops import Cut, Volume, flop_of, volume_of, work_or_guess
 from hantune.train.setup import Material
 from hantune.train.step import DoesNotFit
 from hantune.train.trial import try_batches
@@ -35,8 +38,15 @@ if TYPE_CHECKING:
 
 MOST_SHARE = 0.02
 """Trials that would take more of a run's time than this are left out."""
-TRIALS = 3
-"""How often each of the two micro-batches is tried."""
+PARTS = 2
+"""So many equal parts of the work, of small and of large micro-batches, are tried."""
+TRIALS = 2
+"""So many micro-batches of training are tried in each part. What else runs on the machine only ever makes a trial
+longer, so the quickest of them was disturbed the least."""
+WARM_UP = 0.1
+"""The micro-batch at which this share of the work is done, by rising size, warms up: a small one."""
+UPDATES = 3
+"""How often the optimiser's update is tried; the first one more warms up."""
 STAND_IN_NUMBERS = 16_000_000
 """Parameters on which the optimiser's update is timed; the run's own are not touched."""
 SAVED_BYTES_PER_SECOND = 300e6
@@ -68,12 +78,10 @@ class Duration:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds: ``batch`` for a micro-batch and ``flop`` for each of its FLOP, forward and back; the same for the
-    forward pass of evaluation; ``update`` for one of the optimiser."""
+    """Seconds: ``flop`` for each FLOP of training, forward and back; ``forward_flop`` for one of evaluation, counted as
+    if it were trained; ``update`` for one of the optimiser."""
 
-    batch: float
     flop: float
-    forward_batch: float
     forward_flop: float
     update: float
     is_measured: bool = True
@@ -81,11 +89,10 @@ class Speed:
     def run(self, volume: Volume, plan: Plan, bytes_per_save: int) -> Duration:
         """How long a run takes."""
         times = plan.still_to_come(0)
-        training = volume.batches * self.batch + volume.flop * self.flop + plan.total_steps * self.update
-        evaluation = volume.evaluation_batches * self.forward_batch + volume.evaluation_flop * self.forward_flop
+        training = volume.flop * self.flop + plan.total_steps * self.update
         return Duration(
             training=training,
-            evaluation=(1 + times["eval"]) * evaluation,
+            evaluation=(1 + times["eval"]) * volume.evaluation_flop * self.forward_flop,
             probes=plan.probes.share * training,
             saving=times["save"] * bytes_per_save / SAVED_BYTES_PER_SECOND,
             is_measured=self.is_measured,
@@ -102,9 +109,7 @@ def expected_duration(outlook: Outlook) -> Duration | None:
     second = 1 / (FLOOR_SHARE * matmul_rate(device, dtype, rows=rows, shape=outlook.work.shape))
     slower = 4 / 3 if outlook.recompute.is_on else 1.0
     speed = Speed(
-        batch=0.0,
         flop=slower * second,
-        forward_batch=0.0,
         forward_flop=FORWARD_SHARE * second,
         update=0.0,
         is_measured=False,
@@ -122,13 +127,26 @@ def calibrate(
     feed = Feed(material.train, plan, config.train, pad_id=material.encoder.pad_id)
     work = work_or_guess(model)
     volume = volume_of(feed, plan, material, work)
-    batches = chosen_batches(feed, volume)
-    if sum(flop_of(batch, work) for batch in batches) > most_share * volume.flop:
+    warm_up = volume.sizes[place_at(WARM_UP, volume.sizes)][1]
+    batches = [feed.collate(cut) for cut in (warm_up, *spread(volume.sizes, TRIALS))]
+    held_out = [
+        collate_samples(material.val, cut, layout="sorted", pad_id=material.encoder.pad_id)
+        for cut in spread(volume.evaluation_sizes, 1)
+    ]
+    trials = sum(flop_of(batch, work) for batch in batches)
+    trials += FORWARD_SHARE * sum(flop_of(batch, work) for batch in held_out)
+    if trials > most_share * volume.flop:
         return None
     try:
-        speed = measured_speed(config, model, accelerator, batches, work)
+        training = _training_seconds(config, model, accelerator, batches, work)
+        evaluation = [_forward_seconds(model, accelerator, batch) / flop_of(batch, work) for batch in held_out]
     except DoesNotFit:
         return None
+    speed = Speed(
+        flop=training,
+        forward_flop=mean(evaluation) if evaluation else FORWARD_SHARE * training,
+        update=_update_seconds(config, model, accelerator.device),
+    )
     return speed.run(volume, plan, save_bytes(config, model))
 
 
@@ -138,56 +156,44 @@ def save_bytes(config: RunConfig, model: nn.Module) -> int:
     return state_bytes(learned, config.train) + sum(p.numel() * p.element_size() for p in learned)
 
 
-def chosen_batches(feed: Feed, volume: Volume) -> list[Batch]:
-    """A typical micro-batch (half of the work is done in larger ones) and a small one, three times each in turn.
-
-    The first one of all warms up the libraries. Three, so that a disturbance has to hit all of a kind to be counted.
-    """
-    done = np.cumsum([size for size, _ in volume.sizes])
-    middle = int(np.searchsorted(done, done[-1] / 2))
-    typical, small = (feed.collate(volume.sizes[place][1]) for place in (middle, len(done) // 10))
-    return [typical, *(typical, small) * TRIALS]
+def spread(sizes: Sequence[tuple[float, Cut]], each: int) -> list[Cut]:
+    """By rising size: ``each`` neighbours from the middle of each of ``PARTS`` equal parts of the work."""
+    if not sizes:
+        return []
+    middles = [place_at((part + 0.5) / PARTS, sizes) for part in range(PARTS)]
+    firsts = [max(0, min(middle, len(sizes) - each)) for middle in middles]
+    return [sizes[min(first + more, len(sizes) - 1)][1] for first in firsts for more in range(each)]
 
 
-def measured_speed(
+def place_at(share: float, sizes: Sequence[tuple[float, Cut]]) -> int:
+    """The micro-batch, by rising size, at which this share of the work is done."""
+    done = np.cumsum([size for size, _ in sizes])
+    return int(np.searchsorted(done, done[-1] * share))
+
+
+def _training_seconds(
     config: RunConfig, model: nn.Module, accelerator: Accelerator, batches: Sequence[Batch], work: Work
-) -> Speed:
-    """The speed of this machine on micro-batches of the run; the first of them only warms up.
+) -> float:
+    """Seconds for each FLOP of training, by micro-batches that are ``spread``; the first of all warms up the libraries.
 
     Raises: DoesNotFit.
     """
-    costs = try_batches(model, accelerator, config.train, batches)[1:]
-    flop = [flop_of(batch, work) for batch in batches[1:]]
-    batch, per_flop = line(flop, [cost.seconds for cost in costs])
-    forward = [_forward_seconds(model, accelerator, batch) for batch in batches[1:]]
-    forward_batch, forward_flop = line(flop, forward)
-    return Speed(
-        batch=batch,
-        flop=per_flop,
-        forward_batch=forward_batch,
-        forward_flop=forward_flop,
-        update=_update_seconds(config, model, accelerator.device),
-    )
-
-
-def line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """(start, slope) of the line through the quickest of the largest and the quickest of the smallest; neither is
-    negative. What else runs on the machine only ever makes a trial longer, so the quickest was disturbed the least."""
-    low, high = min(sizes), max(sizes)
-    at_low, at_high = (
-        min(second for size, second in zip(sizes, seconds, strict=True) if size == end) for end in (low, high)
-    )
-    if high < 1.2 * low:  # all of one size: nothing tells the two apart
-        return 0.0, at_high / high
-    slope = min(max(0.0, (at_high - at_low) / (high - low)), at_high / high)
-    return at_high - slope * high, slope
+    costs = try_batches(model, accelerator, config.train, batches)
+    rates = [cost.seconds / flop_of(batch, work) for cost, batch in zip(costs, batches, strict=True)][1:]
+    return mean(min(rates[start : start + TRIALS]) for start in range(0, len(rates), TRIALS))
 
 
 def _forward_seconds(model: nn.Module, accelerator: Accelerator, batch: Batch) -> float:
-    with evaluating(model), torch.no_grad(), accelerator.autocast():
-        start = time.perf_counter()
-        float(supervised_nats(model, batch.to(accelerator.device))[0])
-        return time.perf_counter() - start
+    """Raises: DoesNotFit."""
+    start = time.perf_counter()
+    try:
+        with evaluating(model), torch.no_grad(), accelerator.autocast():
+            float(supervised_nats(model, batch.to(accelerator.device))[0])
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DoesNotFit(batch) from None
+    return time.perf_counter() - start
 
 
 def _update_seconds(config: RunConfig, model: nn.Module, device: torch.device) -> float:
@@ -197,7 +203,7 @@ def _update_seconds(config: RunConfig, model: nn.Module, device: torch.device) -
     parameter = nn.Parameter(torch.zeros(1, part, device=device))
     optimizer = make_optimizer({"stand-in": parameter}, config.train)
     seconds = []
-    for _ in range(1 + TRIALS):
+    for _ in range(1 + UPDATES):
         parameter.grad = torch.zeros_like(parameter)
         start = time.perf_counter()
         nn.utils.clip_grad_norm_([parameter], 1.0)

@@ -17,6 +17,8 @@ from hantune.train.floor import Work, work_of
 from hantune.train.plan import Plan
 from hantune.train.setup import Material
 
+Cut = tuple[int, ...]
+"""The numbers of the samples in a micro-batch."""
 MOST_STEPS = 1000
 """Steps that are looked at one by one; a longer run is taken to be like these, spread evenly over it."""
 
@@ -25,7 +27,8 @@ MOST_STEPS = 1000
 class Volume:
     """Of a run: FLOP, real tokens and micro-batches of training, and of one evaluation (counted as if it were trained).
 
-    ``sizes``: samples and FLOP of the micro-batches that were looked at.
+    ``sizes``: FLOP and samples of the micro-batches that were looked at, the smallest first; ``evaluation_sizes``: of
+    the batches of an evaluation.
     """
 
     flop: float
@@ -33,11 +36,12 @@ class Volume:
     batches: float
     evaluation_flop: float
     evaluation_batches: int
-    sizes: tuple[tuple[float, tuple[int, ...]], ...]
+    sizes: tuple[tuple[float, Cut], ...]
+    evaluation_sizes: tuple[tuple[float, Cut], ...]
 
     def as_dict(self) -> dict[str, Any]:
         """For ``plan.json``."""
-        return {name: value for name, value in asdict(self).items() if name != "sizes"}
+        return {name: value for name, value in asdict(self).items() if not name.endswith("sizes")}
 
 
 def volume_of(feed: Feed, plan: Plan, material: Material, work: Work) -> Volume:
@@ -54,8 +58,13 @@ def volume_of(feed: Feed, plan: Plan, material: Material, work: Work) -> Volume:
         batches=len(sizes) * scale,
         evaluation_flop=sum(evaluation),
         evaluation_batches=len(evaluation),
-        sizes=tuple(sorted((size, tuple(cut)) for size, cut in zip(sizes, cuts, strict=True))),
+        sizes=_by_size(sizes, cuts),
+        evaluation_sizes=_by_size(evaluation, held_out),
     )
+
+
+def _by_size(sizes: Sequence[float], cuts: Sequence[Sequence[int]]) -> tuple[tuple[float, Cut], ...]:
+    return tuple(sorted((size, tuple(cut)) for size, cut in zip(sizes, cuts, strict=True)))
 
 
 def work_or_guess(model: nn.Module) -> Work:

@@ -152,8 +152,10 @@ def _rehearsed(
     run = _Pass(stage, live)
     is_card = stage.target.device.type == "cuda"
     with live, attention.rehearsing_a_card() if is_card else contextlib.nullcontext():
-        for _ in range(times):
-            add_gradients(model, run, section, batch, supervised=1)
+        if times > 1:  # no pass takes more than the last, which finds the gradients of those before it
+            for parameter in parameters.values():
+                parameter.grad = torch.zeros_like(parameter)
+        add_gradients(model, run, section, batch, supervised=1)
         peak = live.peak
         model.zero_grad(set_to_none=True)
         evaluation = _evaluation(stage, model, held_out, live) if held_out is not None else 0

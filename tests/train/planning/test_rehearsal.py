@@ -122,6 +122,30 @@ def test_nothing_is_drawn_and_nothing_is_left(tiny_llama_folder: Path, prepared:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("way", ["lora", "full"])
+def test_one_pass_tells_what_two_take(
+    way: str, tiny_llama_folder: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(tiny_llama_folder, prepared, tmp_path / "no", **WAYS[way])
+    _, (ready, batch) = looked(config, opened(config, tmp_path))
+    stage = Stage(
+        config=config, folder=tiny_llama_folder, precision=ready.precision, recompute=ready.recompute, target=here(CPU)
+    )
+    traits = find_traits(config, tiny_llama_folder, ready.precision)
+    once, short = (rehearse(stage, traits, batch, None, times=times).footprint for times in (1, 2))
+
+    def twice(model: Any, *arguments: Any, **named: Any) -> None:
+        model.zero_grad(set_to_none=True)
+        for _ in range(2):
+            add_gradients(model, *arguments, **named)
+
+    monkeypatch.setattr(rehearsal, "add_gradients", twice)
+    long = rehearse(stage, traits, batch, None, times=2).footprint
+    for name, number in long.as_dict().items():
+        assert short.as_dict()[name] == pytest.approx(number, rel=0.01), name
+    assert short.peak > once.peak, "the gradients of the first are there in the second"
+
+
 def test_a_card_keeps_no_probabilities(tiny_llama_folder: Path, prepared: Path, tmp_path: Path) -> None:
     config = small_config(tiny_llama_folder, prepared, tmp_path / "no")
     material = opened(config, tmp_path)
