@@ -68,7 +68,6 @@ TESTED_BY: dict[str, str] = {
     "hantune/train/planning/forecast.py": "tests/cli/test_plan.py",
     "hantune/train/ready.py": "tests/train/test_run.py",
     "hantune/train/outcome.py": "tests/train/test_run.py",
-    "hantune/train/step.py": "tests/train/test_loop.py",
 }
 """A module, or a folder of small look-alikes (with ``/``), whose tests stand elsewhere -> where."""
 

@@ -4,9 +4,11 @@
 
 Random weights of a real shape, LoRA r=8 on all linear layers, bf16, random chats as long as LCCC's (p50 30, p95 76
 tokens; notes/cpu_baselines.md 2) or as long as instructions (``--long``). Rows, side by side in one process: PEFT's
-layers with padded batches of 8 in random order (what HF collators do) and with sorted ones, and our packed rows with
-fused LoRA and varlen attention. ``floor``: 4N FLOPs a token over the measured bf16 matrix rate; N counts weights in
-matrix products, the head only at supervised tokens. ``--device cpu --preset 15m`` walks the same way without a card.
+layers with padded batches of 8 in random order (what HF collators do) and with sorted ones, our packed rows with
+fused LoRA and varlen attention, and the same on a base in FP8 (``ours-fp8``; also how fast FP8 products alone are, and
+how long rounding takes, compiled and not). ``floor``: 4N FLOPs a token over the measured bf16 matrix rate, for FP8 too;
+N counts weights in matrix products, the head only at supervised tokens. ``--device cpu --preset 15m`` walks the same
+way without a card.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,12 @@ from hantune.config.schema import AdapterSection
 from hantune.data.batch import Batch, collate
 from hantune.data.pack import Layout, epoch_steps, micro_batches
 from hantune.data.types import Example
-from hantune.models import attention
+from hantune.errors import MachineError
+from hantune.models import attention, fp8
 from hantune.models.adapter import attach_lora
 from hantune.models.init import PRESETS
 from hantune.models.loss import supervised_nats
+from hantune.train.frozen import compute_densely
 from hantune.train.lora_kernels import fuse_lora
 from hantune.train.optim import make_optimizer, trained_parameters
 
@@ -69,7 +74,42 @@ def matrix_rate(device: torch.device) -> float:
     return 10 * 2 * side**3 / (time.perf_counter() - start)
 
 
-def make_model(preset: str, device: torch.device, *, is_ours: bool) -> Any:
+def milliseconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, over ten after three that do not count."""
+    for _ in range(3):
+        work()
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(10):
+        work()
+    wait(device)
+    return 100 * (time.perf_counter() - start)
+
+
+def parts_of_fp8(preset: str, budget: int, device: torch.device) -> dict[str, Any]:
+    """Milliseconds of what an FP8 layer of the model's width does with a full micro-batch, beside bf16's product."""
+    shape = PRESETS[preset]
+    x = torch.randn(budget, shape.width, device=device, dtype=torch.bfloat16)
+    grad = torch.randn(budget, shape.inner, device=device, dtype=torch.bfloat16)
+    plain = torch.nn.Linear(shape.width, shape.inner, bias=False, device=device, dtype=torch.bfloat16)
+    weight = plain.weight.detach()
+    held = torch.nn.Linear(shape.width, shape.inner, bias=False, device="meta").train()
+    held.weight = fp8.packed(fp8.rounded(weight))
+    read, codes = fp8.rounded(x), fp8.weight_of(held).codes
+    work = {
+        "bf16_product": lambda: x @ weight.T,
+        "fp8_product": lambda: fp8.bare_product(read.codes, codes),
+        "rounding": lambda: fp8.rounded(x),
+        "rounding_not_compiled": lambda: fp8._round(x, None),
+        "turning_the_weight": lambda: codes.t().contiguous(),
+        "forward": lambda: fp8.product(x, held),
+        "back": lambda: fp8.product_back(grad, held),
+    }
+    found: dict[str, Any] = {name: round(milliseconds(each, device), 3) for name, each in work.items()}
+    return found | {"is_compiled": fp8._rounding(device.type) is not fp8._round}
+
+
+def make_model(preset: str, device: torch.device, *, is_ours: bool, is_fp8: bool = False) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = PRESETS[preset]
@@ -88,6 +128,9 @@ def make_model(preset: str, device: torch.device, *, is_ours: bool) -> Any:
         torch.set_default_dtype(torch.float32)
     if is_ours and not attention.use(model, longest=1024):
         raise SystemExit("packed attention does not agree with sdpa on this card")
+    if is_fp8:
+        fp8.hold_in_fp8(model, device)
+        compute_densely(model)
     model = attach_lora(model, AdapterSection(rank=8), seed=0)
     if is_ours:
         fuse_lora(model)
@@ -98,7 +141,7 @@ def cuts(examples: list[Example], way: str, budget: int) -> tuple[list[list[int]
     lengths = np.array([len(example.ids) for example in examples])
     if way == "peft-random-8":
         return [list(range(i, min(i + 8, len(examples)))) for i in range(0, len(examples), 8)], "sorted"
-    layout: Layout = "packed" if way == "ours" else "sorted"
+    layout: Layout = "packed" if way.startswith("ours") else "sorted"
     steps = epoch_steps(lengths, 256, seed=0, epoch=0)
     found = [
         batch
@@ -153,8 +196,17 @@ def main() -> None:
     examples = chats(options.count, options.long)
     supervised = sum(sum(e.mask) for e in examples) / sum(len(e.ids) for e in examples)
     rows = []
-    for way in ("peft-random-8", "peft-sorted", "ours"):
-        model = make_model(options.preset, device, is_ours=way == "ours")
+    ways, parts = ["peft-random-8", "peft-sorted", "ours"], None
+    try:
+        fp8.require_fp8(device)
+    except MachineError as error:
+        print(error, flush=True)
+    else:
+        ways.append("ours-fp8")
+        parts = parts_of_fp8(options.preset, options.budget, device)
+        print(parts, flush=True)
+    for way in ways:
+        model = make_model(options.preset, device, is_ours=way.startswith("ours"), is_fp8=way == "ours-fp8")
         layers = sum(m.weight.numel() for n, m in model.named_modules() if n.endswith("base_layer"))
         head = VOCABULARY * model.get_base_model().config.hidden_size
         floor = rate / (4 * (layers + supervised * head))
@@ -182,6 +234,7 @@ def main() -> None:
         "matrix_tflops": round(rate / 1e12),
         "floor_tokens_per_second": round(floor),
         "rows": rows,
+        "fp8_milliseconds": parts,
     }
     print(json.dumps(report, indent=1))
     if options.out:

@@ -104,7 +104,7 @@ def merge(
 def merge_text(result: dict[str, Any]) -> str:
     """What was merged and how equal it is."""
     proof = result["proof"]
-    bits = {"nf4": "4 比特 (NF4)", "int8": "8 比特"}.get(result["base_quantization"])
+    bits = {"nf4": "4 比特 (NF4)", "int8": "8 比特", "fp8": "8 比特浮点 (FP8)"}.get(result["base_quantization"])
     lines = [
         f"√ 合并后的模型在 {result['folder']} ({megabytes(result['bytes'])}; "
         f"写 {result['write_seconds']:.0f} 秒, 核对 {result['seconds'] - result['write_seconds']:.0f} 秒)",

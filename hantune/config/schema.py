@@ -38,8 +38,10 @@ class ModelSection(Section):
     path: str = _setting("", "底座模型的文件夹, 或者 Hugging Face 上的名字")
     revision: str | None = _setting(None, "名字对应的版本 (提交号); 空 = 最新")
     tokenizer: str | None = _setting(None, "另用一个分词器文件夹; 空 = 用模型自带的")
-    load: Literal["full", "8bit", "4bit"] = _setting(
-        "full", "底座怎样放进内存: full = 原样; 8bit, 4bit = 线性层压成 8 比特或 4 比特 (NF4), 只能训练适配器"
+    load: Literal["full", "8bit", "4bit", "fp8"] = _setting(
+        "full",
+        "底座怎样放进内存: full = 原样; 8bit, 4bit = 线性层压成 8 比特或 4 比特 (NF4); "
+        "fp8 = 压成 8 比特浮点, 乘法也用它 (H100, RTX 40 系这样的显卡); 压过的只能训练适配器",
     )
 
 
@@ -197,6 +199,14 @@ class RunConfig(Section):
     def _few_bits_are_frozen(self) -> RunConfig:
         if self.model.load != "full" and self.adapter.kind == "none":
             raise ValueError(f"model.load={self.model.load} 的底座是冻住的, 不能用 adapter.kind=none 训练全部参数")
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_has_its_own_arithmetic(self) -> RunConfig:
+        if self.model.load == "fp8" and self.train.precision == "fp16":
+            raise ValueError("model.load=fp8 旁边用 bf16 算, 不能用 train.precision=fp16")
+        if self.model.load == "fp8" and self.adapter.use_dora:
+            raise ValueError("model.load=fp8 不能用 adapter.use_dora: DoRA 每步要原来的权重")
         return self
 
     @model_validator(mode="after")

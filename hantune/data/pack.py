@@ -75,7 +75,7 @@ def micro_batches(
 
 def _even_rows(order: list[int], lengths: np.ndarray, batch_size: int, batch_tokens: int | None) -> list[list[int]]:
     """As few rows as the budgets allow, and as even as neighbours allow: a short last one would cost the peak memory
-    of a full one before it."""
+    of a full one before it. The longest stand first, so an even share of the tokens is at most one of the samples."""
     ends = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
     budget = int(ends[-1]) if batch_tokens is None else batch_tokens
     rows, start = [], 0
@@ -85,7 +85,7 @@ def _even_rows(order: list[int], lengths: np.ndarray, batch_size: int, batch_tok
         even = int(np.searchsorted(ends, ends[start] + -(-left // count)))
         even = max(even, len(order) - (count - 1) * batch_size)
         most = int(np.searchsorted(ends, ends[start] + budget, side="right")) - 1
-        stop = max(start + 1, min(even, most, start + batch_size))
+        stop = max(start + 1, min(even, most))
         rows.append(order[start:stop])
         start = stop
     return rows

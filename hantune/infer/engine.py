@@ -312,13 +312,17 @@ def open_engine(
     from hantune.models.footprint import held_bytes, weight_bytes
     from hantune.models.load import load_model, load_tokenizer
     from hantune.models.locate import locate
+    from hantune.models.quantize import round_linears
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     located = locate(path, adapter=adapter, base=base)
+    rounding = located.quantization if load is None else None
     load = load or located.load
     dtype = dtype or default_dtype(device)
     model = load_model(located.base, dtype=dtype, device=device, load=load)
+    if load == "full" and rounding is not None:
+        round_linears(model, rounding)
     if load != "full":
         whole = weight_bytes(Path(located.base), load="full", dtype=dtype)
         console.say(f"底座按 {load} 装入: 权重占 {size(held_bytes(model))} (原样 {size(whole)})")

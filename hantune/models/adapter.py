@@ -290,7 +290,7 @@ def load_adapter(model: Any, folder: Path, *, untrained: bool = False, name: str
     found = set(read_header(folder / WEIGHTS))
     if wanted != found:
         raise _unfit(folder, f"缺 {len(wanted - found)} 个张量, 多 {len(found - wanted)} 个")
-    return wrapped.eval()
+    return wrapped
 
 
 def _unfit(folder: Path, what: str) -> ModelError:

@@ -14,7 +14,7 @@ from hantune.models.headers import tensor_places
 from hantune.models.memory import free_memory
 from hantune.models.quantize import LOADS
 
-WEIGHT_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64}
+WEIGHT_BYTES = {"fp8": 1.0, "8bit": 1.0, "4bit": 0.5 + 1 / 64}
 """Of one weight of a quantised layer, with the scales (one byte for 64 weights in 4 bits)."""
 NEVER_QUANTIZED = ("embed", "wte", "wpe", "lm_head")
 """Parts of the names of embeddings and heads."""
@@ -38,8 +38,8 @@ def require_memory(folder: Path, *, load: str, dtype: torch.dtype, device: str) 
     needed = weight_bytes(folder, load=load, dtype=dtype)
     if free is None or needed <= free:
         return
-    smaller = {kind: weight_bytes(folder, load=kind, dtype=dtype) for kind in LOADS[LOADS.index(load) + 1 :]}
-    fitting = [f"--load {kind} ({size(number)})" for kind, number in smaller.items() if number < free]
+    others = {kind: weight_bytes(folder, load=kind, dtype=dtype) for kind in LOADS if kind != load}
+    fitting = [f"--load {kind} ({size(number)})" for kind, number in others.items() if number < free]
     where = "显存" if device.startswith("cuda") else "内存"
     raise MachineError(
         "model.no-memory",
@@ -55,7 +55,8 @@ def held_bytes(model: Any) -> int:
     held: dict[int, int] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         state = getattr(tensor, "quant_state", None)
-        scales = [getattr(tensor, "SCB", None), *_tensors(state), *_tensors(getattr(state, "state2", None))]
+        scales = [getattr(tensor, name, None) for name in ("SCB", "scales_O1")]
+        scales += [*_tensors(state), *_tensors(getattr(state, "state2", None))]
         for part in (tensor, *scales):
             if isinstance(part, torch.Tensor):
                 held[part.data_ptr()] = part.nbytes

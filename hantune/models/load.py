@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from hantune.errors import ModelError
+from hantune.log import console
+from hantune.models import fp8
 from hantune.models.folder import read_config, require_model
 from hantune.models.footprint import require_memory
 from hantune.models.hub import local_folder
@@ -41,6 +43,23 @@ def load_model(
     if has_tokenizer(folder):
         require_rows(model, load_tokenizer(folder), place=str(folder))
     return model
+
+
+def load_in_fp8(path: str | Path, *, dtype: torch.dtype, device: str, revision: str | None = None) -> Any:
+    """The same for training with 8-bit floats (``models/fp8``): the device takes only what the weights are made into.
+
+    Raises: MachineError ``machine.no-fp8``; what ``load_model`` raises.
+    """
+    place = torch.device(numbered(device))
+    fp8.require_fp8(place)
+    if place.type == "cpu":
+        console.warn("CPU 没有 FP8 单元: 算得对, 但比不压慢得多, 只用来试")
+    folder = local_folder(path, revision=revision)
+    require_model(folder)
+    require_memory(folder, load="fp8", dtype=dtype, device=device)
+    model = load_model(folder, dtype=dtype)
+    fp8.hold_in_fp8(model, place)
+    return model.to(place)
 
 
 def numbered(device: str) -> str:

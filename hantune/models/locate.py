@@ -15,7 +15,7 @@ from hantune.models.fingerprint import fingerprint
 from hantune.models.folder import read_config, require_model
 from hantune.models.headers import weight_files
 from hantune.models.hub import is_hub_id, local_folder
-from hantune.models.quantize import recorded
+from hantune.models.quantize import Quantization, recorded
 from hantune.models.record import read_record, stored_template
 from hantune.models.tokenizer import has_tokenizer, read_chat_template, read_specials
 from hantune.paths import RunFolder, quoted
@@ -25,7 +25,8 @@ from hantune.paths import RunFolder, quoted
 class Located:
     """Everything needed to talk to a model. ``base`` and ``tokenizer_path`` are folders that exist.
 
-    ``load``: how the base was held while the adapter was trained: ``full``, ``8bit`` or ``4bit``.
+    ``load``: how to hold the base for the adapter: ``full``, ``8bit`` or ``4bit``; ``quantization``: what it was
+    rounded to while the adapter was trained.
     """
 
     base: str
@@ -34,6 +35,7 @@ class Located:
     tokenizer_path: str
     run: Path | None
     load: str = "full"
+    quantization: Quantization | None = None
 
 
 def locate(path: str | Path, *, adapter: str | Path | None = None, base: str | Path | None = None) -> Located:
@@ -106,6 +108,7 @@ def _locate_adapter(folder: Path, base: str | Path | None, run: RunFolder | None
         tokenizer_path=str(folder if has_tokenizer(folder) else found),
         run=run.root if run else _run_of(folder),
         load=quantization.load if quantization else "full",
+        quantization=quantization,
     )
 
 

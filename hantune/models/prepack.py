@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hantune.log import console
+from hantune.models import fp8
 from hantune.models.call import bare_model, evaluating, model_inputs
 from hantune.models.memory import forget_pages
 from hantune.models.quantize import dense_weight
@@ -115,8 +116,13 @@ def added_bytes(model: nn.Module) -> int:
     return sum(layer.weight.nbytes * (1 + is_shared) for layer, is_shared in _layers(model, is_trained=True))
 
 
-def product(x: Tensor, layer: Any) -> Tensor:
-    """``x W^T + bias`` of a linear layer, plain, quantised or prepacked, shape [N, O]; no gradient is kept."""
+def product(x: Tensor | fp8.Rounded, layer: Any) -> Tensor:
+    """``x W^T + bias`` of a linear layer, plain, quantised or prepacked, shape [N, O]; no gradient is kept.
+
+    ``x``: as ``fp8.read_by`` gives it for layers that compute in 8-bit floats.
+    """
+    if isinstance(x, fp8.Rounded) or fp8.computes_in_fp8(layer):
+        return fp8.product(x, layer)
     laid: Prepacked | None = getattr(layer, "prepacked", None)
     if laid is not None and laid.weight.dtype == x.dtype:
         return times(x, laid.weight, layer.bias)
@@ -126,6 +132,9 @@ def product(x: Tensor, layer: Any) -> Tensor:
 
 def product_back(grad_NO: Tensor, layer: Any, onto: Tensor | None = None) -> Tensor:
     """``grad W``, the gradient of the layer's input, shape [N, I]; added in place to ``onto`` where that is given."""
+    if fp8.computes_in_fp8(layer):
+        d_x_NI = fp8.product_back(grad_NO, layer)
+        return d_x_NI if onto is None else onto.add_(d_x_NI)
     laid: Prepacked | None = getattr(layer, "prepacked", None)
     if laid is not None and laid.turned is not None and laid.turned.dtype == grad_NO.dtype:
         d_x_NI = times(grad_NO, laid.turned)

@@ -1,4 +1,4 @@
-"""Models in 8 or 4 bits through bitsandbytes, and what fewer bits make of a weight.
+"""Models in 8 or 4 bits through bitsandbytes, in 8-bit floats (``models/fp8``), and what fewer bits make of a weight.
 
 4 bits: NF4 (arXiv:2305.14314), 16 levels for each run of 64 weights, scaled by the largest of them; with double
 quantisation the scales are stored in 8 bits. 8 bits: 255 even levels for each row, scaled by its largest weight.
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from hantune.errors import ConfigError, MachineError, ModelError
+from hantune.models import fp8
+from hantune.models.call import bare_model
 
 # The first calls for a package of faster CPU kernels that it would load over the network, even when only PEFT imports
 # it; the second says at each layer and token that 8 bits are computed from 16.
@@ -58,7 +60,21 @@ class Int8:
         return {"type": "int8", "dtype": _dtype_name(self.dtype)}
 
 
-Quantization = Nf4 | Int8
+@dataclass(frozen=True, kw_only=True)
+class Fp8:
+    """How a base was rounded while an adapter was trained on it: 8-bit floats."""
+
+    dtype: torch.dtype = torch.bfloat16
+    """What the weights were in before."""
+    load: ClassVar[str] = "full"
+    """Only training computes with 8 bits: where answers are given, the rounded weights are held in full."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``hantune.json`` keeps under ``quantization``."""
+        return {"type": "fp8", "dtype": _dtype_name(self.dtype)}
+
+
+Quantization = Nf4 | Int8 | Fp8
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -66,10 +82,9 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def quantization_of(load: str, dtype: torch.dtype) -> Quantization | None:
-    """What ``load_model`` makes of a base under ``load`` and ``dtype``; None for ``full``."""
-    if load == Nf4.load:
-        return Nf4(dtype=dtype)
-    return Int8(dtype=dtype) if load == Int8.load else None
+    """What a base is made into under ``model.load`` and ``dtype``; None for ``full``."""
+    kinds: dict[str, type[Quantization]] = {"4bit": Nf4, "8bit": Int8, "fp8": Fp8}
+    return kinds[load](dtype=dtype) if load in kinds else None
 
 
 def recorded(record: Mapping[str, Any] | None, place: str) -> Quantization | None:
@@ -82,10 +97,10 @@ def recorded(record: Mapping[str, Any] | None, place: str) -> Quantization | Non
         return None
     try:
         dtype = getattr(torch, entry["dtype"])
-        if not isinstance(dtype, torch.dtype) or entry["type"] not in ("nf4", "int8"):
+        if not isinstance(dtype, torch.dtype) or entry["type"] not in ("nf4", "int8", "fp8"):
             raise ValueError(entry)
-        if entry["type"] == "int8":
-            return Int8(dtype=dtype)
+        if entry["type"] != "nf4":
+            return Int8(dtype=dtype) if entry["type"] == "int8" else Fp8(dtype=dtype)
         return Nf4(dtype=dtype, double=bool(entry["double"]), block=int(entry["block"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
@@ -102,6 +117,9 @@ def round_trip(weight: Tensor, how: Quantization, *, is_turned: bool = False) ->
     ``is_turned``: it is stored I x O (GPT-2's layers), and quantised as O x I.
     Raises: MachineError ``machine.no-bitsandbytes``.
     """
+    if isinstance(how, Fp8):
+        weight = weight.to(how.dtype)
+        return weight if is_turned or not fp8.fits(weight.shape) else fp8.dense(fp8.rounded(weight), how.dtype)
     if is_turned:
         return round_trip(weight.T, how).T
     functional = library("bitsandbytes.functional")
@@ -115,10 +133,19 @@ def round_trip(weight: Tensor, how: Quantization, *, is_turned: bool = False) ->
     return restored
 
 
+def round_linears(model: nn.Module, how: Quantization) -> None:
+    """Give the linear layers but the head, which stay as they are held, the weights that training saw."""
+    head = bare_model(model).get_output_embeddings()
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and layer is not head:
+            layer.weight.data.copy_(round_trip(layer.weight.data, how))
+
+
 def is_quantized(layer: nn.Module) -> bool:
     """Whether a linear layer holds its weight in 8 or 4 bits."""
     weight = getattr(layer, "weight", None)
-    return getattr(weight, "quant_state", None) is not None or getattr(weight, "SCB", None) is not None
+    is_packed = getattr(weight, "quant_state", None) is not None or getattr(weight, "SCB", None) is not None
+    return is_packed or fp8.is_held(layer)
 
 
 def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -129,6 +156,8 @@ def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
         return dense.to(dtype)
     if (scales := getattr(weight, "SCB", None)) is not None:
         return _from_8_bits(weight.data, scales, dtype)
+    if fp8.is_held(layer):
+        return fp8.dense(fp8.weight_of(layer), dtype)
     return torch.as_tensor(weight).to(dtype)
 
 
@@ -153,7 +182,9 @@ def loading_config(load: str, dtype: torch.dtype) -> Any:
             "model.unknown-load",
             f"没有这种读法: {load}; 可以写: {'、'.join(LOADS)}",
             place="--load",
-            hint="4bit 最省内存, 8bit 居中, full 是原来的精度",
+            hint="fp8 只用于训练 (model.load=fp8), 练出的适配器不写 --load 就行"
+            if load == "fp8"
+            else "4bit 最省内存, 8bit 居中, full 是原来的精度",
         )
     if load == "full":
         return None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from hantune.models import fp8
 from hantune.models.call import bare_model
 from hantune.models.quantize import Nf4, library
 
@@ -54,12 +55,13 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def stand_in(model: nn.Module, device: torch.device, *, load: str = "full") -> nn.Module:
     """``model``, made on the meta device, with parameters and buffers that claim to be on ``device``.
 
-    ``load``: under ``8bit`` and ``4bit`` the frozen matrices of linear layers lie packed, as bitsandbytes packs them.
+    ``load``: under ``8bit``, ``4bit`` and ``fp8`` the frozen matrices of linear layers lie packed as they do in a run.
     Raises: MachineError ``machine.no-bitsandbytes``.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    packed = set() if load == "full" else {id(weight) for weight in _packed_weights(model)}
+    weights = _packed_weights(model) if load != "full" else iter(())
+    packed = {id(weight) for weight in weights if load != "fp8" or fp8.fits(weight.shape)}
     made: dict[int, tuple[Tensor, Tensor]] = {}  # the old ones are kept as long as their ids count
     with FakeTensorMode(allow_non_fake_inputs=True):
         for tensors, name, tensor in _slots(model):
@@ -84,7 +86,11 @@ def _packed_weights(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _packed(weight: Tensor, load: str, device: torch.device) -> nn.Parameter:
-    """A parameter with what bitsandbytes keeps for such a matrix; ``models/quantize`` reads it."""
+    """A parameter with what is kept for such a matrix; ``models/quantize`` reads it."""
+    if load == "fp8":
+        codes_OI = torch.empty(weight.shape, dtype=fp8.DTYPE, device=device)
+        scales_O1 = torch.empty(len(weight), 1, device=device)
+        return fp8.packed(fp8.Rounded(codes_OI, scales_O1, weight.dtype))
     if load == "8bit":
         codes: Any = nn.Parameter(torch.empty(weight.shape, dtype=torch.int8, device=device), requires_grad=False)
         codes.SCB = torch.empty(weight.shape[0], device=device)

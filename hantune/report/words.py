@@ -43,7 +43,7 @@ METRICS = (
 """What ``metrics`` of evaluation.json may hold; a name that is not here is shown as it is."""
 
 
-LOADS = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)"}
+LOADS = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)", "fp8": "8 比特浮点 (FP8)"}
 """How the base was held in training, where not as it is stored."""
 
 

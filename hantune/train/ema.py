@@ -35,9 +35,9 @@ class Ema:
             if not state:  # the optimiser has still to begin it, which it does only where nothing is
                 continue
             if SLOT in state:
-                state[SLOT].lerp_(parameter.float(), 1 - decay)
+                state[SLOT].lerp_(parameter, 1 - decay)
             else:
-                state[SLOT] = parameter.detach().to(torch.float32, copy=True)
+                state[SLOT] = parameter.detach().clone()
 
     @torch.no_grad()
     def take(self) -> None:

@@ -37,7 +37,7 @@ class Feed:
 
     def squares_of_step(self, step: int) -> int:
         """The lengths of the step's samples, squared and summed."""
-        lengths = self._lengths[self.samples_of_step(step)].astype(np.int64)
+        lengths = self._lengths[self.samples_of_step(step)]
         return int((lengths * lengths).sum())
 
     def micro_batches(self, step: int, most: int | None = None) -> list[Batch]:

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hantune.models import fp8
 from hantune.models.call import bare_model
 from hantune.models.prepack import in_order, pays, times
 
@@ -62,6 +63,8 @@ class Floor:
 def measured_floor(model: nn.Module, device: torch.device, dtype: torch.dtype, *, rows: int) -> Floor | None:
     """The floor under a run with micro-batches of ``rows`` tokens; None where the model's work is not known."""
     work = work_of(model)
+    if work is not None and fp8.fits(work.shape) and any(map(fp8.is_held, model.modules())):
+        dtype = fp8.DTYPE
     return None if work is None else Floor(work=work, rate=matmul_rate(device, dtype, rows=rows, shape=work.shape))
 
 
@@ -134,7 +137,8 @@ def _measured(device: torch.device, dtype: torch.dtype, rows: int, shape: tuple[
         x = torch.linspace(-1, 1, rows * inputs, device=device).to(dtype).view(rows, inputs)
         few = min(rows, 64)
         is_quicker = device.type == "cpu" and pays(dtype)
-        product, weight = (times, in_order(weight)) if is_quicker else (F.linear, weight)
+        plain = fp8.bare_product if dtype == fp8.DTYPE else F.linear
+        product, weight = (times, in_order(weight)) if is_quicker else (plain, weight)
         multiply = functools.partial(_seconds, product, weight)
         first = min(multiply(x[:few], 1) for _ in range(2))  # the very first one also loads libraries
         # A large layer on a small machine: as many rows as a quarter of the time allows.

@@ -152,7 +152,7 @@ class Guards:
 
     def _look_at_weights(self, step: int, result: StepResult) -> list[Finding]:
         """Whether anything was learned, looked at once."""
-        self._updates += result.is_updated
+        self._updates += 1
         if self._sums is None or self._updates < UPDATES_TO_MOVE:
             return []
         before, self._sums = self._sums, None

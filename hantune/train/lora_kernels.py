@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hantune.models.fp8 import read_by
 from hantune.models.prepack import product, product_back
 from hantune.models.quantize import is_quantized
 
@@ -36,9 +37,10 @@ class _LoraLinears(torch.autograd.Function):
         a_SI = _stacked(factors[::2], x.dtype)
         hidden_NS = F.linear(x_NI, a_SI)
         start = 0
+        read = read_by(bases, x_NI)
         for base, scaling, a_RI, b_OR in zip(bases, scalings, factors[::2], factors[1::2], strict=True):
             hidden_NR = hidden_NS[:, start : start + len(a_RI)] * scaling
-            y_NO = product(x_NI, base).addmm_(hidden_NR, b_OR.to(x.dtype).T)
+            y_NO = product(read, base).addmm_(hidden_NR, b_OR.to(x.dtype).T)
             outputs.append(y_NO.view(*x.shape[:-1], -1))
             kept += [a_RI, b_OR, hidden_NR]
             start += len(a_RI)

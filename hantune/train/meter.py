@@ -41,7 +41,6 @@ class Meter:
         self.tokens = self.supervised = 0
         self.flop = self.seconds = 0.0
         self.other: dict[str, list[float]] = {"eval": [0.0, 0], "probe": [0.0, 0], "save": [0.0, 0]}
-        self.peak_bytes = 0
 
     def start(self) -> None:
         """Begin a step; time between steps (evaluation, saving) does not count."""
@@ -95,8 +94,7 @@ class Meter:
     def memory(self) -> dict[str, int]:
         """Bytes held now and at the peak: ``memory`` of this process, ``cuda_memory`` of tensors on the card."""
         now, peak = process_memory()
-        found = {"memory": now, "memory_peak": max(peak or 0, self.peak_bytes) or None}
-        self.peak_bytes = found["memory_peak"] or 0
+        found = {"memory": now, "memory_peak": peak}
         if self._device is not None and self._device.type == "cuda":
             found["cuda_memory"] = torch.cuda.memory_allocated(self._device)
             found["cuda_memory_peak"] = torch.cuda.max_memory_allocated(self._device)

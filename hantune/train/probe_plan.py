@@ -95,7 +95,7 @@ def probe_steps(total_steps: int, shares: Sequence[float] = SHARES) -> tuple[int
 
     A share above 0 is never step 0: that is the model before training.
     """
-    return tuple(sorted({math.ceil(share * total_steps - 1e-9) for share in shares}))
+    return tuple(sorted({math.ceil(share * total_steps) for share in shares}))
 
 
 def plan_probes(work: Workload, style: Style, *, most_share: float, max_tokens: int | None) -> ProbePlan:

@@ -14,6 +14,7 @@ from hantune.errors import ConfigError
 from hantune.evaluate.probes import Probe
 from hantune.log import console, size
 from hantune.models.footprint import weight_bytes
+from hantune.models.fp8 import require_fp8
 from hantune.models.hub import local_folder
 from hantune.models.quantize import library, num_weights
 from hantune.train.compiled import Choice, choose, restore
@@ -37,7 +38,7 @@ TIMES_WEIGHTS = 5
 """A run on prepacked weights takes less than so many times their bytes, where nothing better is known of it."""
 OVERFLOWS = "这个模型在 fp16 里会溢出 (试算过最长的一条样本)"
 TRIED_TOKENS = 512
-LOADED = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)"}
+LOADED = {"8bit": "8 比特", "4bit": "4 比特 (NF4, 双重量化)", "fp8": "8 比特浮点 (FP8), 训练时乘法也用它"}
 OPTIMIZERS = {
     "adamw8bit": "两份状态各存 8 比特",
     "paged_adamw": "显存不够时状态挪到内存",
@@ -127,9 +128,11 @@ class Ready:
 def require_libraries(config: RunConfig) -> None:
     """Nothing, if what the run will need is installed: better said before minutes of preparing data.
 
-    Raises: MachineError ``machine.no-bitsandbytes``.
+    Raises: MachineError ``machine.no-bitsandbytes``, ``machine.no-fp8``, ``machine.no-cuda``.
     """
-    if config.model.load != "full" or config.train.optimizer.removeprefix("paged_") != "adamw":
+    if config.model.load == "fp8":
+        require_fp8(choose_device(config.train.device))
+    if config.model.load in ("4bit", "8bit") or config.train.optimizer.removeprefix("paged_") != "adamw":
         library("bitsandbytes")
 
 
@@ -300,17 +303,15 @@ def _make_model(
     config: RunConfig, material: Material, device: torch.device, precision: Precision, recompute: Recompute
 ) -> tuple[nn.Module, Kernels]:
     from hantune.models import attention
-    from hantune.models.load import load_model, require_rows
+    from hantune.models.load import load_in_fp8, load_model, require_rows
     from hantune.train.frozen import compute_densely
     from hantune.train.pointwise import fuse_attention, fuse_pointwise
 
-    model: nn.Module = load_model(
-        config.model.path,
-        dtype=precision.weights,
-        device=str(device),
-        revision=config.model.revision,
-        load=config.model.load,
-    )
+    place: Any = {"dtype": precision.weights, "device": str(device), "revision": config.model.revision}
+    if config.model.load == "fp8":
+        model: nn.Module = load_in_fp8(config.model.path, **place)
+    else:
+        model = load_model(config.model.path, load=config.model.load, **place)
     compute_densely(model)
     if config.train.batching != "sorted":
         attention.use(model, longest=config.data.max_tokens)

@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 class StepResult:
     """``loss``: mean nats over the supervised tokens of the whole step; ``tokens``: real tokens.
 
-    ``is_updated``: whether the weights were. ``scale``: fp16's loss scale during the step, None without one.
+    ``scale``: fp16's loss scale during the step, None without one.
     """
 
     loss: float
     grad_norm: float
     tokens: int
     supervised: int
-    is_updated: bool = True
     scale: float | None = None
 
     @property
@@ -97,11 +96,8 @@ class Stepper:
             if self.accelerator.scaler is not None:
                 result = replace(result, scale=self.accelerator.scaler.get_scale())
                 self._update()
-                result = replace(result, is_updated=not self.optimizer.step_was_skipped)
             elif result.is_finite:
                 self._update()
-            else:
-                result = replace(result, is_updated=False)
         finally:
             self.optimizer.zero_grad()
         self.ema.update(step)

@@ -68,7 +68,7 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path, text: str, place: str, me
         ("train: {seed: 4294967296}", "要小于 4294967296", ""),
         ("train: {epochs: .inf}", "有限的数", ""),
         ("train: {activation_checkpointing: yes}", '应为 auto 或 true 或 false, 现在是 "yes"', "true 或 false"),
-        ("model: {load: nf4}", "应为 full, 8bit 或 4bit", "写成 4bit"),
+        ("model: {load: nf4}", "应为 full, 8bit, 4bit 或 fp8", "写成 4bit"),
         ("train: {optimizer: paged_adamw_8bit}", "应为 adamw", "写成 paged_adamw8bit"),
         ("adapter: {layers_to_transform: 8}", "应为 整数列表 (至少 1 项) 或 文字, 现在是 8", "last 8 或 [20, 21]"),
         ("adapter: {layers_to_transform: last}", '现在是 "last"', "last 8 或 [20, 21]"),

@@ -66,7 +66,10 @@ def _values(name: str) -> st.SearchStrategy[Any]:
 
 
 def _agree(values: dict[str, Any]) -> bool:
-    """Whether settings that are valid one by one are so together (the schema's own rule has its test elsewhere)."""
+    """Whether settings that are valid one by one are so together (the schema's own rules are tested elsewhere)."""
+    in_fp8 = values.get("model.load") == "fp8"
+    if in_fp8 and (values.get("adapter.use_dora") or values.get("train.precision") == "fp16"):
+        return False
     return values.get("train.best_by") != "probe" or values.get("eval.probes") != []
 
 

@@ -38,6 +38,17 @@ def test_fp16_needs_a_card() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "told"),
+    [({"train": {"precision": "fp16"}}, "fp16"), ({"adapter": {"use_dora": True}}, "use_dora"),
+     ({"adapter": {"kind": "none"}}, "kind=none")],
+)  # fmt: skip
+def test_what_a_base_in_fp8_cannot_have_beside_it(values: dict[str, Any], told: str) -> None:
+    RunConfig.model_validate({"model": {"load": "fp8"}})
+    with pytest.raises(ValidationError, match=rf"model.load=fp8.*{told}"):
+        RunConfig.model_validate({"model": {"load": "fp8"}} | values)
+
+
+@pytest.mark.parametrize(
     "values",
     [{"adapter": {"use_dora": True}}, {"adapter": {"layers_to_transform": "last 2"}},
      {"adapter": {"embeddings": "all"}}, {"train": {"lora_plus_ratio": 16}}],

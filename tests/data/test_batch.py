@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
+import pytest
 import torch
 
-from hantune.data.batch import IGNORED, collate, evaluation_batches, shifted_labels
+from hantune.data.batch import IGNORED, Documents, collate, evaluation_batches, shifted_labels
+from hantune.data.pack import Layout
 from hantune.data.types import Example
 
 SHORT = Example(ids=(1, 5, 6), mask=(0, 0, 1))
@@ -34,9 +38,30 @@ def test_packed_documents_restart_positions_and_learn_nothing_across_the_seam() 
     assert batch.labels_BT.tolist() == [[-100, 8, 9, 2, -100, -100, 6, -100]]
 
 
-def test_moving_keeps_every_field() -> None:
-    batch = collate([LONG, SHORT], layout="sorted", pad_id=0).to("cpu")
-    assert torch.equal(batch.tokens_BT, collate([LONG, SHORT], layout="sorted", pad_id=0).tokens_BT)
+def test_a_first_token_that_is_to_be_learned_is_no_target() -> None:
+    """A text without a beginning mark: nothing stands before its first token."""
+    batch = collate([Example(ids=(7, 8, 9), mask=(1, 1, 1))], layout="sorted", pad_id=0)
+    assert batch.num_supervised == int((batch.labels_BT != IGNORED).sum()) == 2
+
+
+def test_documents_know_their_borders_and_the_longest_in_any_order() -> None:
+    documents = Documents.of([3, 5, 2])
+    assert documents.longest == 5
+    assert documents.offsets.tolist() == [0, 3, 8, 10]
+
+
+@pytest.mark.parametrize("layout", ["sorted", "packed"])
+def test_moving_takes_every_tensor_along_and_changes_no_other_field(layout: Layout) -> None:
+    batch = collate([LONG, SHORT], layout=layout, pad_id=0)
+    moved = batch.to("meta")
+    for field in fields(batch):
+        before, after = getattr(batch, field.name), getattr(moved, field.name)
+        if isinstance(before, Documents):
+            before, after = before.offsets, after.offsets
+        if isinstance(before, torch.Tensor):
+            assert (after.device.type, after.shape, after.dtype) == ("meta", before.shape, before.dtype), field.name
+        else:
+            assert after == before, field.name
 
 
 class _Samples:
@@ -54,3 +79,9 @@ def test_evaluation_takes_every_sample_once() -> None:
     batches = list(evaluation_batches(_Samples(), pad_id=0, batch_size=1))
     assert [batch.indices for batch in batches] == [(0,), (1,)]
     assert sum(batch.num_characters for batch in batches) == 6
+
+
+def test_packed_evaluation_cuts_by_what_packed_rows_hold() -> None:
+    """Eight tokens are one packed row; padded, they would be ten."""
+    one, *others = evaluation_batches(_Samples(), pad_id=0, layout="packed", batch_tokens=8)
+    assert (one.tokens_BT.shape, others) == ((1, 8), [])

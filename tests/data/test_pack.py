@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hantune.data.pack import epoch_steps, largest_batch, micro_batches, num_steps, useful_share
+from hantune.data.pack import Layout, epoch_steps, largest_batch, micro_batches, num_steps, useful_share
 
 lengths_of = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 
@@ -49,6 +49,29 @@ def test_micro_batches_keep_their_budget(lengths: np.ndarray, size: int, budget:
         computed = own.sum() if layout == "packed" else own.max() * len(batch)
         assert len(batch) <= size
         assert budget is None or len(batch) == 1 or computed <= budget
+
+
+@pytest.mark.parametrize("layout", ["sorted", "packed"])
+def test_a_budget_may_be_used_up_to_its_last_token(layout: Layout) -> None:
+    cut: dict[str, Any] = {"batch_size": 8, "layout": layout}
+    lengths = np.array([5, 5])
+    assert micro_batches(range(2), lengths, batch_tokens=10, **cut) == [[0, 1]]
+    assert micro_batches(range(2), lengths, batch_tokens=9, **cut) == [[0], [1]]
+    assert largest_batch(lengths, batch_tokens=10, **cut) == [0, 1]
+
+
+def test_the_largest_row_may_be_filled_to_the_last_token() -> None:
+    lengths = np.array([6, 5, 4])
+    assert largest_batch(lengths, batch_size=8, batch_tokens=10, layout="packed") == [0, 2]
+
+
+@given(lengths_of, st.integers(1, 16), st.integers(1, 400), st.sampled_from(["sorted", "packed"]))
+def test_the_order_in_which_samples_come_makes_no_difference(
+    lengths: np.ndarray, size: int, budget: int, layout: Layout
+) -> None:
+    cut: dict[str, Any] = {"batch_size": size, "batch_tokens": budget, "layout": layout}
+    samples = range(len(lengths))
+    assert micro_batches(samples, lengths, **cut) == micro_batches(samples[::-1], lengths, **cut)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 16), st.integers(1, 400))
@@ -98,9 +121,9 @@ def test_the_largest_row_is_as_full_as_rows_get(low: int, high: int) -> None:
 def test_sorting_makes_padding_small() -> None:
     lengths = np.random.default_rng(0).integers(10, 120, size=4096)
     batches = [step.tolist() for step in epoch_steps(lengths, 8, seed=0, epoch=0)]
-    shuffled = [list(range(i, i + 8)) for i in range(0, 4096, 8)]
+    random = [step.tolist() for step in epoch_steps(lengths, 8, seed=0, epoch=0, by_length=False)]
     assert useful_share(batches, lengths, "sorted") > 0.98
-    assert useful_share(shuffled, lengths, "sorted") < 0.7
+    assert useful_share(random, lengths, "sorted") < 0.7
     assert useful_share(batches, lengths, "packed") == 1.0
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hantune.data.show import mask_view
 from hantune.data.templates import TEMPLATES, JinjaTemplate, Template
 from hantune.data.tokens import Encoder, cut
-from hantune.data.types import Example, Message
+from hantune.data.types import Example, Message, Rendered, Segment
 from hantune.errors import ModelError
 from tests.data import chat_templates as shapes
 from tests.data.dialogues import (
@@ -168,6 +168,21 @@ def test_control_tokens_that_swallow_blanks(byte_tokenizer: Any) -> None:
     assert list(encoder.encode(TEMPLATES["chatml"].render(messages, encoder.marks)).ids) == list(expected)
 
 
+def test_a_control_token_that_swallows_blanks_leaves_a_prompt_as_it_is_served(byte_tokenizer: Any) -> None:
+    """The blank before an empty answer: where the prompt is served, its end is not there yet."""
+
+    def swallow(plan: dict[str, Any]) -> None:
+        for token in plan["added_tokens"]:
+            token["lstrip"] = token["content"] == "</s>"
+
+    encoder = Encoder(changed(byte_tokenizer, swallow))
+    ask, end = Segment("Assistant: ", learn=False), Segment("</s>", learn=True, control=True)
+    prompt = encoder.prompt(Rendered(segments=(ask,)))
+    assert list(encoder.encode(Rendered(segments=(ask, end))).ids[:-1]) == prompt
+    blank_less = encoder.prompt(Rendered(segments=(ask._replace(text="Assistant:"),)))
+    assert list(encoder.encode(Rendered(segments=(ask, end._replace(learn=False)))).ids[:-1]) == blank_less != prompt
+
+
 def test_tokens_of_control_shape_are_control_even_if_not_marked(byte_tokenizer: Any) -> None:
     def forget(plan: dict[str, Any]) -> None:
         for token in plan["added_tokens"]:
@@ -184,11 +199,18 @@ def test_marks_are_those_the_tokenizer_uses(sp_tokenizer: Any, byte_tokenizer: A
     assert (Encoder(byte_tokenizer).marks.bos, Encoder(byte_tokenizer).marks.eos) == ("", "</s>")
 
 
+def test_an_end_that_also_stands_for_the_unknown_is_an_end(sp_tokenizer: Any, byte_tokenizer: Any) -> None:
+    assert Encoder(sp_tokenizer).unknown_id == sp_tokenizer.unk_token_id is not None
+    like_gpt2 = copy.deepcopy(byte_tokenizer)
+    like_gpt2.unk_token = like_gpt2.eos_token
+    assert Encoder(like_gpt2).unknown_id is None
+
+
 def test_control_text_that_is_no_token_is_encoded_as_text(sp_tokenizer: Any) -> None:
     encoder = Encoder(sp_tokenizer)
     rendered = TEMPLATES["chatml"].render(talk("问", "答"), encoder.marks)
     assert encoder.decode(encoder.encode(rendered).ids) == rendered.text
-    assert encoder.stop_ids(rendered.stops) == (2,)
+    assert encoder.stop_ids((*rendered.stops, "</s>")) == (2,)
     assert not encoder.is_control("<|im_end|>")
 
 
@@ -204,6 +226,9 @@ def test_fingerprint_tells_tokenizers_apart(sp_tokenizer: Any, byte_tokenizer: A
     again = Encoder(copy.deepcopy(sp_tokenizer)).fingerprint
     assert Encoder(sp_tokenizer).fingerprint == again
     assert Encoder(byte_tokenizer).fingerprint != again
+    ends_otherwise = copy.deepcopy(byte_tokenizer)
+    ends_otherwise.eos_token = "<|im_end|>"
+    assert Encoder(ends_otherwise).fingerprint != Encoder(byte_tokenizer).fingerprint, "the same file, other answers"
 
 
 def test_truncation_settings_of_the_tokenizer_change_nothing(sp_tokenizer: Any) -> None:

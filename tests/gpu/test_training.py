@@ -64,6 +64,56 @@ def test_a_frozen_base_in_few_bits_learns_and_merges(tiny_llama_folder: Path, tm
     assert merge(result.run.adapter, result.run.merged)["proof"]["wrong_weights"] == 0
 
 
+def test_a_base_in_fp8_learns_as_in_float32_and_merges(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    require_units()
+    from hantune.models.merge.merge import merge
+    from hantune.train.run import train
+
+    results = {}
+    for load, precision in (("full", "float32"), ("fp8", "bf16")):
+        config = make_config(tiny_llama_folder, tmp_path / load, precision=precision)
+        model = ModelSection(path=str(tiny_llama_folder), load=load)  # type: ignore[arg-type]
+        results[load] = train(config.model_copy(update={"model": model}))
+    assert results["fp8"].loss_after == pytest.approx(results["full"].loss_after, rel=0.03)
+    run = results["fp8"].run
+    assert merge(run.adapter, run.merged)["proof"]["wrong_weights"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 64, 48), (33, 4096, 11008), (1000, 11008, 4096)])
+def test_fp8_products_on_a_card_are_those_of_a_cpu(dtype: Any, rows: int, inputs: int, outputs: int) -> None:
+    """Rounding is the same bit by bit, compiled or not; the products differ by what sums in fewer bits leave out."""
+    require_units()
+    from hantune.models import fp8
+
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=draw).bfloat16()
+    x, grad = (torch.randn(rows, size, generator=draw).to(dtype) for size in (inputs, outputs))
+    found = {}
+    for device in ("cpu", "cuda"):
+        layer = torch.nn.Linear(inputs, outputs, bias=False, device="meta").train()
+        layer.weight = fp8.packed(fp8.rounded(weight.to(device)))
+        read = fp8.rounded(x.to(device))
+        products = fp8.product(x.to(device), layer), fp8.product_back(grad.to(device), layer)
+        found[device] = [part.cpu() for part in (layer.weight, read.codes.view(torch.uint8), read.scales, *products)]
+    for ours, theirs in zip(found["cuda"][:3], found["cpu"][:3], strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(found["cuda"][3:], found["cpu"][3:], strict=True):
+        assert ours.dtype == theirs.dtype == dtype
+        assert float((ours.float() - theirs.float()).norm() / theirs.float().norm()) < 0.01
+
+
+def require_units() -> None:
+    """Skip the test on a card that has no FP8 units."""
+    from hantune.errors import MachineError
+    from hantune.models.fp8 import require_fp8
+
+    try:
+        require_fp8(torch.device("cuda:0"))
+    except MachineError as error:
+        pytest.skip(error.message)
+
+
 @pytest.mark.parametrize("name", ["adamw8bit", "paged_adamw", "paged_adamw8bit"])
 def test_lean_optimisers_learn_alike_and_resume(tiny_llama_folder: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip("bitsandbytes")

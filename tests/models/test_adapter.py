@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,13 @@ from hantune.config.schema import AdapterSection
 from hantune.data.templates import get_template
 from hantune.errors import ConfigError, ModelError, TrainError
 from hantune.models.adapter import (
+    NEW_ROWS,
+    _linear_in_dtype_of_input,
     attach_lora,
     chosen_layers,
     linear_names,
     load_adapter,
+    new_rows,
     require_adapter,
     save_adapter,
 )
@@ -193,6 +197,19 @@ def test_whole_embeddings_compute_in_the_bases_dtype_and_are_learned_in_float32(
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in whole.values())
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_in_float32_computes_in_the_type_of_what_it_reads(bias: bool) -> None:
+    head, x = torch.nn.Linear(4, 3, bias=bias), torch.randn(2, 4).bfloat16()
+    assert torch.equal(_linear_in_dtype_of_input(head, x), copy.deepcopy(head).bfloat16()(x))
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_new_rows_are_all_from_the_first_up_to_the_end(tiny_llama: Any, sp_tokenizer: Any, is_tied: bool) -> None:
+    model = tiny_llama(sp_tokenizer, tie_word_embeddings=is_tied)
+    setattr(model.config, NEW_ROWS, [5, 8])
+    assert new_rows(model) == dict.fromkeys(["embed_tokens"] if is_tied else ["embed_tokens", "lm_head"], [5, 6, 7])
+
+
 def test_embeddings_without_new_rows_and_frozen_ones_are_not_trained(tiny_llama: Any, sp_tokenizer: Any) -> None:
     for choice in ("new-rows", "frozen"):
         wrapped = attach_lora(tiny_llama(sp_tokenizer), AdapterSection(embeddings=choice), seed=0)
@@ -223,8 +240,9 @@ def test_a_saved_adapter_gives_the_same_logits(shop: Path, make_adapter: Callabl
     save_adapter(
         model, shop / "new", base=str(shop / "base"), tokenizer=tokenizer, template=get_template("chatml"), info={}
     )
-    loaded = load_adapter(load_model(shop / "base", dtype=torch.float32), shop / "new")
+    loaded = load_adapter(load_model(shop / "base", dtype=torch.float32).train(), shop / "new")
     assert torch.equal(loaded(input_ids=ids).logits, wanted)
+    assert not any(module.training for module in loaded.modules())
 
 
 def test_the_folder_names_no_path_and_no_person(shop: Path) -> None:
@@ -253,9 +271,10 @@ def test_the_same_adapter_has_the_same_bytes(workshop: Path, make_adapter: Calla
         assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_an_adapter_that_never_moved_is_not_called_saved(shop: Path) -> None:
+@pytest.mark.parametrize("targets", ["all-linear", ("embed_tokens",)])
+def test_an_adapter_that_never_moved_is_not_called_saved(shop: Path, targets: Any) -> None:
     base, tokenizer = shop / "base", load_tokenizer(shop / "base")
-    model = attach_lora(load_model(base, dtype=torch.float32), AdapterSection(), seed=1)
+    model = attach_lora(load_model(base, dtype=torch.float32), AdapterSection(targets=targets), seed=1)
     common: dict[str, Any] = {"base": str(base), "tokenizer": tokenizer, "template": get_template("plain")}
     with pytest.raises(TrainError) as caught:
         save_adapter(model, shop / "new", **common, info={})

@@ -82,10 +82,20 @@ def test_a_llama_takes_it_and_other_calls_are_sdpas(tiny_llama: Callable[..., An
     model, plain = tiny_llama(sp_tokenizer), tiny_llama(sp_tokenizer)
     assert use(model, longest=64)
     assert model.config._attn_implementation == NAME
+    assert use(tiny_llama(sp_tokenizer, sliding_window=64), longest=64), "a window that shows all there is"
     tokens, mask = torch.arange(4, 16).view(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
     with torch.no_grad():
         for arguments in ({}, {"attention_mask": mask}, {"use_cache": False}):
             torch.testing.assert_close(model(tokens, **arguments).logits, plain(tokens, **arguments).logits)
+
+
+def test_the_scale_is_the_models_own_or_that_of_the_head_width() -> None:
+    q, k, v = torch.randn(3, 1, 2, 7, 4).unbind()
+    documents = Documents.of([7])
+    for asked, scale in ((0.3, 0.3), (None, 0.5)):
+        found, _ = attention.attention(None, q, k, v, None, scaling=asked, documents=documents)
+        expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
+        torch.testing.assert_close(found, expected)
 
 
 def test_a_document_cannot_see_another(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> None:

@@ -11,7 +11,7 @@ from hantune.errors import MachineError
 from hantune.log import size
 from hantune.models import footprint
 from hantune.models.footprint import held_bytes, require_memory, weight_bytes
-from hantune.models.load import load_model
+from hantune.models.load import load_in_fp8, load_model
 from hantune.models.quantize import LOADS
 
 
@@ -19,6 +19,12 @@ from hantune.models.quantize import LOADS
 def test_the_need_is_known_from_the_headers(tiny_llama_folder: Path, load: str) -> None:
     needed = weight_bytes(tiny_llama_folder, load=load, dtype=torch.float32)
     held = held_bytes(load_model(tiny_llama_folder, dtype=torch.float32, load=load))
+    assert needed <= held <= 1.2 * needed
+
+
+def test_the_need_of_a_base_in_fp8_is_known_too(tiny_llama_folder: Path) -> None:
+    needed = weight_bytes(tiny_llama_folder, load="fp8", dtype=torch.bfloat16)
+    held = held_bytes(load_in_fp8(tiny_llama_folder, dtype=torch.bfloat16, device="cpu"))
     assert needed <= held <= 1.2 * needed
 
 

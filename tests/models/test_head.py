@@ -32,6 +32,27 @@ def test_value_and_gradient(
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_a_head_of_which_only_the_bias_is_learned_learns_it() -> None:
+    layer = nn.Linear(4, 5)
+    layer.weight.requires_grad_(False)
+    rows, targets = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 1, 2])
+    expected = F.cross_entropy(layer(rows), targets, reduction="sum")
+    (wanted,) = torch.autograd.grad(expected, layer.bias)
+    (found,) = torch.autograd.grad(summed_cross_entropy(layer, rows, targets), layer.bias)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_another_loss_is_used_only_where_something_is_learned() -> None:
+    layer = nn.Linear(4, 5).requires_grad_(False)
+    head.use_loss(layer, lambda layer, rows, targets, smoothing: rows.sum() * 0 + 42)
+    rows, targets = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 1, 2])
+    assert summed_cross_entropy(layer, rows, targets).item() == 42
+    assert summed_cross_entropy(layer, rows[:0], targets[:0]).item() == 0
+    with torch.no_grad():
+        assert summed_cross_entropy(layer, rows, targets).item() != 42
+    assert summed_cross_entropy(layer, rows.detach(), targets).item() != 42
+
+
 def test_a_hopeless_target_costs_a_finite_number() -> None:
     layer = nn.Linear(1, 2, bias=False).requires_grad_(False)
     layer.weight.copy_(torch.tensor([[0.0], [1000.0]]))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from hantune.data.batch import IGNORED, Batch, collate
 from hantune.data.types import Example
-from hantune.models import head
+from hantune.models import attention, head
 from hantune.models.loss import is_head_last, supervised_nats
 
 EXAMPLES = (
@@ -80,6 +80,17 @@ def test_packed_documents_do_not_see_each_other(tiny_llama: Callable[..., Any], 
     torch.testing.assert_close(together, torch.stack([nats for nats, _ in alone]).sum(), rtol=1e-5, atol=0)
 
 
+def test_packed_rows_take_the_attention_for_documents_and_padded_ones_do_not(
+    tiny_llama: Callable[..., Any], sp_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen, attend = tiny_llama(sp_tokenizer), [], attention.attend
+    assert attention.use(model, longest=64)
+    monkeypatch.setattr(attention, "attend", lambda *given: seen.append(given[3].lengths) or attend(*given))
+    for layout in ("sorted", "packed"):
+        supervised_nats(model, collate(EXAMPLES, layout=layout, pad_id=0))
+    assert seen == [(7, 4, 5)] * model.config.num_hidden_layers
+
+
 def test_padding_contributes_no_bit(model: Any, batch: Batch) -> None:
     assert batch.mask_BT is not None
     other_pads = replace(batch, tokens_BT=torch.where(batch.mask_BT == 0, 77, batch.tokens_BT))
@@ -123,6 +134,17 @@ def test_a_capped_or_scaled_head_is_found_out(batch: Batch) -> None:
         assert not is_head_last(model)
         nats, _ = supervised_nats(model, batch)
         torch.testing.assert_close(nats, naive_nats(model, batch), rtol=1e-6, atol=0)
+
+
+def test_a_head_that_reads_scaled_rows_is_found_out(
+    tiny_llama: Callable[..., Any], sp_tokenizer: Any, batch: Batch
+) -> None:
+    """MiniCPM divides what its head reads; the head's output alone would not tell."""
+    model = tiny_llama(sp_tokenizer, vocab_size=600).requires_grad_(False)
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: (inputs[0] / 7,))
+    assert not is_head_last(model)
+    nats, _ = supervised_nats(model, batch)
+    torch.testing.assert_close(nats, naive_nats(model, batch), rtol=1e-6, atol=0)
 
 
 def test_the_probe_leaves_no_trace(tiny_llama: Callable[..., Any], sp_tokenizer: Any) -> None:

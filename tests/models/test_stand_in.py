@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hantune.models.load import load_model
+from hantune.models.load import load_in_fp8, load_model
 from hantune.models.stand_in import Live, stand_in
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_the_graph_is_counted_until_the_backward_pass() -> None:
         assert live.now == 4 * KIB, "the gradient"
 
 
-@pytest.mark.parametrize("load", ["full", "8bit", "4bit"])
+@pytest.mark.parametrize("load", ["full", "8bit", "4bit", "fp8"])
 def test_a_stand_in_takes_what_the_loaded_model_takes(load: str, tiny_llama_folder: Path) -> None:
     def held(model: Any) -> int:
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
@@ -49,11 +49,14 @@ def test_a_stand_in_takes_what_the_loaded_model_takes(load: str, tiny_llama_fold
             if (state := getattr(tensor, "quant_state", None)) is not None:
                 parts = (state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset)
                 total += sum(part.numel() * part.element_size() for part in parts)
-            elif (scales := getattr(tensor, "SCB", None)) is not None:
+            elif (scales := getattr(tensor, "SCB", getattr(tensor, "scales_O1", None))) is not None:
                 total += scales.numel() * scales.element_size()
         return total
 
-    real = load_model(tiny_llama_folder, dtype=torch.bfloat16, load=load)
+    if load == "fp8":
+        real = load_in_fp8(tiny_llama_folder, dtype=torch.bfloat16, device="cpu")
+    else:
+        real = load_model(tiny_llama_folder, dtype=torch.bfloat16, load=load)
     for parameter in real.parameters():
         parameter.requires_grad_(False)
     with torch.device("meta"):

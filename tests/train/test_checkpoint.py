@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from hantune.errors import MachineError, RunError
-from hantune.paths import RunFolder
+from hantune.paths import RunFolder, json_bytes
 from hantune.train import checkpoint as checkpoints
 
 PARTS = {"weights": {"w": torch.arange(4.0)}, "optimizer": {"w|exp_avg": torch.ones(4)}, "rng": {"cpu": torch.ones(2)}}
@@ -79,6 +80,28 @@ def test_old_ones_go_and_the_best_stays(run: RunFolder) -> None:
     best = checkpoints.best_checkpoint(run)
     assert best is not None
     assert best.step == 1
+
+
+def test_what_was_the_best_goes_with_the_others(run: RunFolder) -> None:
+    for step in (1, 2):
+        best = checkpoints.Snapshot(step=step, parts=PARTS, state={}, is_best=True)
+        checkpoints.save_checkpoint(run, best, keep=1)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best", "last", "step-000002"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("format", checkpoints.FORMAT + 1), ("step", 2)])
+def test_another_format_or_step_is_passed_over(run: RunFolder, key: str, value: int) -> None:
+    path = save(run, 1) / "MANIFEST.json"
+    path.write_bytes(json_bytes(json.loads(path.read_bytes()) | {key: value}))
+    assert checkpoints.newest_checkpoint(run) is None
+
+
+def test_the_newest_has_the_highest_number_however_long_it_is(run: RunFolder) -> None:
+    for step in (999_999, 1_000_000):
+        save(run, step, keep=1)
+    found = checkpoints.newest_checkpoint(run)
+    assert found is not None
+    assert found.step == 1_000_000
 
 
 def test_a_full_disk_leaves_the_last_good_one(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +189,13 @@ def test_a_part_more_is_kept_and_a_part_less_is_no_checkpoint(run: RunFolder) ->
     assert found.tensors("ema")["w"].tolist() == [1]
 
 
-def test_weights_of_another_model_are_refused() -> None:
+@pytest.mark.parametrize(
+    "tensors", [{"other": torch.ones(1)}, {"weight": torch.ones(1, 3), "bias": torch.ones(2)}, {"bias": torch.ones(2)}]
+)
+def test_weights_of_another_model_are_refused(tensors: dict[str, torch.Tensor]) -> None:
     parameters = dict(nn.Linear(3, 2).named_parameters())
     with pytest.raises(RunError) as caught:
-        checkpoints.restore_weights(parameters, {"other": torch.ones(1)})
+        checkpoints.restore_weights(parameters, tensors)
     assert caught.value.code == "run.checkpoint-foreign"
 
 

@@ -107,6 +107,13 @@ def test_the_learning_rate_keeps_its_place(data: st.DataObject, count: int, sche
         assert places == [(step, len(steps)) for step in range(start, len(steps))]
 
 
+@pytest.mark.parametrize(("run_samples", "total"), [(11, 4), (12, 4), (13, 5), (20, 8), (24, 10)])
+def test_a_changed_run_ends_with_the_step_that_reaches_its_samples(run_samples: int, total: int) -> None:
+    """Twice four samples, then twos; twenty make an epoch."""
+    course = Course(lengths_of(20), [Deal(0, 4), Deal(2, 2)], seed=SEED, run_samples=run_samples, first_total=5)
+    assert course.total_steps == total
+
+
 def test_the_same_number_makes_no_deal() -> None:
     deals = (Deal(0, 8),)
     assert dealt_from(deals, 5, 8) == deals

@@ -33,6 +33,20 @@ def test_every_sample_is_fed_once_an_epoch(layout: str, batch_size: int) -> None
         assert sorted(drawn) == sorted(fed)
 
 
+@pytest.mark.parametrize("layout", ["sorted", "packed"])
+def test_what_just_fits_is_not_halved_and_the_largest_half_is_known(layout: str) -> None:
+    samples = Chats(3)
+    samples.examples = samples.examples[:1] * 3
+    length = len(samples.examples[0].ids)
+    samples.lengths = np.array([length] * 3)
+    config = RunConfig(train=TrainSection(batch_size=3, batching=layout))
+    plan = make_plan(config, num_samples=3, num_val=0, can_pack=True)
+    feed = Feed(samples, plan, config.train, pad_id=3)
+    for most, sizes in ((None, [3]), (3 * length, [3]), (3 * length - 1, [1, 2]), (2 * length - 1, [1, 1, 1])):
+        assert [len(batch.indices) for batch in feed.micro_batches(0, most)] == sizes
+        assert feed.largest(most).tokens_BT.numel() == max(sizes) * length
+
+
 CUTS = st.fixed_dictionaries(
     {
         "batch_size": st.integers(1, 9),

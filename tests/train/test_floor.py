@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hantune.config.schema import AdapterSection
 from hantune.data.batch import collate
 from hantune.models.adapter import attach_lora
+from hantune.models.load import load_in_fp8
 from hantune.models.loss import supervised_nats
-from hantune.train.floor import Work, matmul_rate, work_of
+from hantune.train import floor
+from hantune.train.floor import Work, matmul_rate, measured_floor, work_of
 from tests.train.test_loop import Chats
 
 CPU = torch.device("cpu")
@@ -75,8 +78,8 @@ def test_below_the_lowest_learned_layer_nothing_goes_back(tiny: Callable[..., An
 
 
 def test_pairs_of_a_document_cost_twice_more_where_gradients_pass(tiny: Callable[..., Any]) -> None:
-    model = tiny(num_hidden_layers=4)
-    width = model.config.num_attention_heads * model.config.head_dim
+    model = tiny(num_hidden_layers=4, head_dim=6)
+    width = model.config.num_attention_heads * 6
     found = work_of(model)
     assert found is not None
     assert found.pair == 6 * 4 * width
@@ -101,6 +104,16 @@ def test_matrices_that_are_no_linear_layers_are_not_guessed(tiny: Callable[..., 
 def test_work_adds_up() -> None:
     work = Work(token=4.0, label=2.0, pair=1.0, shape=(1, 1))
     assert work.of(tokens=10, supervised=3, squares=50) == 40 + 6 + 50
+
+
+def test_a_base_in_fp8_is_measured_by_products_of_8_bits(
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_in_fp8(tiny_llama_folder, dtype=torch.bfloat16, device="cpu")
+    monkeypatch.setattr(floor, "MEASURED_SECONDS", 0.01)
+    found = measured_floor(model, CPU, torch.bfloat16, rows=32)
+    assert found is not None
+    assert found.rate == matmul_rate(CPU, torch.float8_e4m3fn, rows=32, shape=found.work.shape) > 0
 
 
 def test_the_rate_is_measured_once_and_leaves_no_trace() -> None:

@@ -84,7 +84,7 @@ def test_a_group_is_its_members(targets: list[str]) -> None:
         torch.manual_seed(0)
         model: Any = get_peft_model(
             Group().double(),  # type: ignore[arg-type]
-            LoraConfig(r=4, target_modules=targets, rank_pattern={"third": 2}, init_lora_weights=False),
+            LoraConfig(r=4, target_modules=targets, rank_pattern={"first": 2}, init_lora_weights=False),
             autocast_adapter_dtype=False,
         )
         assert not is_fused or fuse_lora(model) == len(targets)
@@ -120,13 +120,30 @@ def test_other_states_are_left_to_peft(change: Callable[[Any], None]) -> None:
     torch.testing.assert_close(fused(x), plain(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}])
+@pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}])
 def test_other_kinds_are_left_to_peft(settings: dict[str, Any]) -> None:
     plain, fused = make(**settings), make(**settings)
     fuse_lora(fused)
     expected, found = outcome(plain), outcome(fused)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_a_base_that_is_learned_too_is_left_to_peft() -> None:
+    plain, fused = make().requires_grad_(), make().requires_grad_()
+    fuse_lora(fused)
+    expected, found = outcome(plain), outcome(fused)
+    assert any("base_layer" in name for name in expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_an_input_of_another_type_is_left_to_peft() -> None:
+    plain, fused = make().float(), make().float()
+    fuse_lora(fused)
+    x = torch.randn(3, 12).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(fused(x), plain(x), rtol=0, atol=0)
 
 
 def test_masters_stay_float32_under_a_bf16_base() -> None:

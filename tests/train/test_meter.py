@@ -50,6 +50,19 @@ def test_rates_count_steps_only(clock: list[float]) -> None:
     assert (told["tokens_per_second"], told["supervised_per_second"], told["matmul_share"]) == (50, 12.5, 0.675)
 
 
+def test_time_before_a_failure_counts(clock: list[float]) -> None:
+    meter = Meter()
+
+    def fail() -> None:
+        with meter.apart("eval"):
+            clock[0] += 5
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert meter.elapsed == 5
+
+
 def test_the_speed_shown_is_of_the_last_steps(clock: list[float]) -> None:
     meter = Meter(window=2)
     for seconds in (100.0, 1.0, 1.0):
@@ -61,8 +74,9 @@ def test_the_speed_shown_is_of_the_last_steps(clock: list[float]) -> None:
 def test_the_rest_is_steps_evaluations_and_saves(clock: list[float]) -> None:
     meter = Meter()
     assert meter.seconds_left(0.0, {"eval": 3, "save": 3}) == 0, "nothing is known"
-    with meter.apart("eval"):
-        clock[0] += 10
+    for seconds in (8, 12):
+        with meter.apart("eval"):
+            clock[0] += seconds
     play(meter, clock)
     with meter.apart("save"):
         clock[0] += 1

@@ -17,13 +17,14 @@ def rates(total: int, **settings: object) -> list[float]:
 def test_warm_up_rises_to_the_peak_and_cosine_falls() -> None:
     values = rates(100, warmup_share=0.1)
     assert values[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert max(values) == pytest.approx(1.0)
+    assert max(values) == pytest.approx(1.0) == values[10]
     assert values[10:] == sorted(values[10:], reverse=True)
     assert 0 < values[-1] < 0.01
 
 
 def test_linear_and_constant() -> None:
     assert rates(4, schedule="linear", warmup_share=0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    assert rates(6, schedule="linear", warmup_share=1 / 3) == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
     assert rates(4, schedule="constant", warmup_share=0.0) == [1.0] * 4
 
 

@@ -137,7 +137,9 @@ def test_adapters_off_and_generation_are_as_before(tiny_llama: Callable[..., Any
     assert torch.equal(fast.generate(input_ids=tokens, **asked), plain.generate(input_ids=tokens, **asked))
 
 
-def test_a_module_that_only_looks_alike_is_left_alone() -> None:
+def test_modules_that_only_look_alike_are_left_alone_also_beside_a_real_one() -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
     class OffsetRMSNorm(nn.Module):
         """Gemma's: the weight is an offset from one."""
 
@@ -148,4 +150,17 @@ def test_a_module_that_only_looks_alike_is_left_alone() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return (1 + self.weight) * x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt()
 
-    assert fuse_pointwise(OffsetRMSNorm()) == 0
+    class GeluMlp(nn.Module):
+        """Gemma's: another function of the gate."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_proj, self.up_proj, self.down_proj = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 4)
+            self.act_fn = nn.GELU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)))
+
+    modules = nn.ModuleList([LlamaRMSNorm(4), OffsetRMSNorm(), GeluMlp()])
+    assert fuse_pointwise(modules) == 1
+    assert ["forward" in vars(module) for module in modules] == [True, False, False]

@@ -24,7 +24,10 @@ CPU = torch.device("cpu")
 
 def test_small_models_and_plain_cpus_use_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
-    assert choose_precision("auto", CPU, is_adapter=True, num_parameters=10**6).name == "float32"
+    smallest = precision.MIN_BF16_PARAMETERS
+    cases = [(smallest, True, "bf16"), (smallest - 1, True, "float32"), (10**9, False, "float32")]
+    for number, is_adapter, name in cases:
+        assert choose_precision("auto", CPU, is_adapter=is_adapter, num_parameters=number).name == name
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
     assert choose_precision("auto", CPU, is_adapter=True, num_parameters=10**9).name == "float32"
 

@@ -106,6 +106,21 @@ def test_a_slower_rise_is_stopped_when_the_gradients_explode_with_it() -> None:
     assert stop_of(losses, wild) is not None
 
 
+def test_what_little_has_been_seen_of_decides_less() -> None:
+    assert stop_of(np.array([2.0] * FEWEST + [5.0] * STEPS), np.ones(STEPS + FEWEST)) is None
+    assert stop_of(np.array([2.0] * WINDOW + [5.0] * STEPS), np.ones(STEPS + WINDOW)) is not None
+
+
+def test_a_mean_that_is_expected_says_little_of_single_steps() -> None:
+    dog = Watchdog()
+    dog.expect(2.0)
+    dog.add(9.0, 1.0)
+    assert not dog.is_suspect
+    for _ in range(WINDOW):
+        dog.add(9.0, 1.0)
+    assert dog.has_diverged
+
+
 @pytest.mark.parametrize("step", [0, 5, 100])
 def test_one_sample_however_broken_stops_nothing(step: int) -> None:
     losses = np.full(STEPS, 2.0)
@@ -121,17 +136,33 @@ def test_a_state_is_suspect_long_before_the_run_is_stopped_and_good_again_after(
     dog.add(9.0, 1.0)
     assert (dog.is_suspect, dog.has_diverged) == (True, False)
     for _ in range(3):
+        assert dog.is_suspect
         dog.add(2.0, 1.0)
     assert (dog.is_suspect, dog.has_diverged) == (False, False)
 
 
+def test_some_steps_that_are_a_little_high_are_suspect_together() -> None:
+    dog = Watchdog()
+    for step in range(100):
+        dog.add(1.0 if step % 2 else 3.0, 1.0)
+    for _ in range(3):
+        dog.add(7.0, 1.0)
+    assert not dog.is_suspect
+    for _ in range(5):
+        dog.add(7.0, 1.0)
+    assert dog.is_suspect
+
+
 def test_spikes_stand_out_among_the_last_steps_only_when_there_are_some() -> None:
     dog = Watchdog()
-    assert not dog.is_spike(1e9)
-    for _ in range(WINDOW):
+    for seen in range(WINDOW):
+        assert dog.is_spike(1e9) is (seen >= WINDOW // 2)
         dog.add(2.0, 1.0)
     assert dog.is_spike(SPIKE * 1.01)
     assert not dog.is_spike(SPIKE * 0.99)
+    for _ in range(WINDOW):
+        dog.add(2.0, 100.0)
+    assert not dog.is_spike(SPIKE * 99), "what was usual long ago does not count"
 
 
 @pytest.mark.parametrize("cut", [3, FEWEST, 120])

@@ -159,7 +159,7 @@ def _recompute(config: RunConfig, now: Outlook) -> Iterator[Rung]:
 def _smaller_batches(config: RunConfig, now: Outlook) -> Iterator[Rung]:
     """A step keeps its samples and is cut into more micro-batches."""
     tokens = now.largest.rows * now.largest.columns
-    while now.largest.samples > 1 and tokens > now.largest.longest:
+    while tokens > now.largest.longest:
         tokens = max(now.largest.longest, tokens // 2)
         yield Rung(values={"train.batch_tokens": tokens}, cost="稍慢, 每步学的样本不变")
 

@@ -101,6 +101,8 @@ class Weights:
         others = [spec for spec in specs if spec.dtype != wanted]
         converted = sum(spec.num_bytes // ITEM_BYTES[spec.dtype] * ITEM_BYTES[wanted] for spec in others)
         stored = sum(spec.num_bytes for spec in specs)
+        if load == "fp8":  # the whole model is read first, and made into 8 bits layer by layer
+            return cls(stored=stored, passing=stored, converted=max(base, converted))
         if load != "full":
             return cls(stored=stored, passing=stored, converted=base)
         return cls(stored=stored, passing=sum(spec.num_bytes for spec in others), converted=converted)

@@ -16,7 +16,8 @@ from hantune.models import load
 from hantune.paths import RunFolder
 from hantune.train.planning import memory, target
 from hantune.train.planning import outlook as outlook_module
-from hantune.train.planning.gate import what_fits
+from hantune.train.planning.gate import no_fit, what_fits
+from hantune.train.planning.ladder import Ladder, Rung
 from hantune.train.planning.outlook import look_ahead
 from hantune.train.planning.target import here, parse_devices
 from hantune.train.run import resume, train
@@ -90,13 +91,24 @@ def test_a_run_that_goes_on_is_looked_at_too(make: Make, monkeypatch: pytest.Mon
     assert resume(done.run.root, ["train.memory_check=false"]).steps == 2
 
 
-def test_a_full_disk_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [3, 2])
+def test_a_full_disk_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     monkeypatch.setattr(outlook_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(RefusedError) as caught:
-        train(make())
+        train(make(train__keep_checkpoints=kept))
     assert (caught.value.code, caught.value.exit_code) == ("plan.no-disk", 3)
-    assert "train.keep_checkpoints=2" in (caught.value.hint or "")
+    assert ("train.keep_checkpoints=2" in (caught.value.hint or "")) is (kept > 2)
     assert "train.output_dir" in (caught.value.hint or "")
+
+
+def test_a_way_out_is_promised_only_where_there_is_one(make: Make, tmp_path: Path) -> None:
+    config = make()
+    found = look_ahead(config, open_material(config, RunFolder(tmp_path)), parse_devices("1GB"))
+    tight = replace(found, target=replace(found.target, room=1))
+    rung = Rung(values={"adapter.rank": 4}, cost="")
+    for last, words in ((found, "adapter.rank=4"), (tight, "换小一些的模型")):
+        refusal = no_fit(tight, Ladder(rungs=(rung,), needed=(rung,), last=last))
+        assert words in (refusal.hint or "")
 
 
 def test_what_fits_is_a_rule_of_three(make: Make, tmp_path: Path) -> None:

@@ -55,7 +55,11 @@ def test_the_parts_add_up(config: RunConfig, material: Material, tiny_llama_fold
     stored = sum(spec.num_bytes for _, spec in tensor_places(tiny_llama_folder).values())
     assert tensors.base == pytest.approx(stored, rel=0.001), "and what is made beside: rotary frequencies"
     assert (found.fits, found.fits_disk) == (True, True)
-    assert found.disk.most >= 4 * found.disk.checkpoint + found.disk.output
+    assert found.disk.checkpoint == tensors.learned + tensors.optimizer
+    assert found.disk.most == (config.train.keep_checkpoints + 2) * found.disk.checkpoint + found.disk.output
+    assert found.disk.output == tensors.learned
+    whole = estimates.estimate_disk(changed(config, adapter__kind="none"), tensors)
+    assert whole.output == tensors.learned + tensors.base
     assert found.largest.longest == material.train.lengths.max()
     assert found.plan.probes.steps == (0, 2), "the questions are planned as in the run"
     told = json.loads(json.dumps(found.as_dict(), ensure_ascii=False))
@@ -112,6 +116,14 @@ def test_cards_elsewhere_are_taken_to_have_bf16(config: RunConfig, material: Mat
     assert found.plan.probes.steps == ()
 
 
+def test_a_card_holds_the_tensors_and_the_machine_beside_it_what_passes(config: RunConfig, material: Material) -> None:
+    found = look_ahead(config, material, parse_devices("1GB"))
+    tensors, weights = found.memory.tensors, estimates.Weights(stored=10**9, passing=0, converted=0)
+    memory = estimates.estimate_memory(tensors, weights, found.target, saves_behind=True, process=1000)
+    assert memory.peak == memory.needed == estimates.CONTEXT_BYTES + tensors.most + memory.holes
+    assert memory.host == 1000 + 10**9 + tensors.learned + tensors.optimizer
+
+
 def test_weights_of_another_type_are_held_twice_while_loading(
     config: RunConfig, material: Material, tiny_llama_folder: Path
 ) -> None:
@@ -121,10 +133,21 @@ def test_weights_of_another_type_are_held_twice_while_loading(
         asked = changed(config, train__precision=name)
         return estimates.Weights.of(specs, precision_on(asked, parse_devices("1GB")), load, 7)
 
-    same, other, packed = held("float32"), held("bf16"), held("bf16", "4bit")
+    same, other, packed, rounded = held("float32"), held("bf16"), held("bf16", "4bit"), held("bf16", "fp8")
     assert (same.passing, same.converted) == (0, 0)
     assert (other.passing, other.converted) == (same.stored, same.stored // 2)
     assert (packed.passing, packed.converted) == (same.stored, 7)
+    assert (rounded.passing, rounded.converted) == (same.stored, same.stored // 2)
+
+
+def test_a_checkpoint_that_is_written_behind_the_run_is_a_copy(config: RunConfig, material: Material) -> None:
+    found = look_ahead(config, material, Target(device=CPU, room=None))
+    tensors, loaded = found.memory.tensors, estimates.Weights(stored=0, passing=0, converted=0)
+    waiting, behind = (
+        estimates.estimate_memory(tensors, loaded, found.target, saves_behind=is_behind, process=0).peak
+        for is_behind in (False, True)
+    )
+    assert behind - waiting == tensors.learned + tensors.optimizer > 0
 
 
 def test_pages_of_files_that_only_pass_are_not_needed(config: RunConfig, material: Material) -> None:

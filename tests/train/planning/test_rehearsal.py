@@ -33,6 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "sorted": {"train__batching": "sorted"},
     "8bit": {"model__load": "8bit"},
     "4bit": {"model__load": "4bit", "train__precision": "bf16"},
+    "fp8": {"model__load": "fp8", "train__precision": "bf16"},
     "full": {"adapter__kind": "none"},
     "dora": {"adapter__use_dora": True},
     "some layers": {"adapter__layers_to_transform": "last 1"},
@@ -65,7 +66,7 @@ def tensors_of(model: Any) -> Iterator[torch.Tensor]:
         yield tensor.data
         if (state := getattr(tensor, "quant_state", None)) is not None:
             yield from (state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset)
-        elif (scales := getattr(tensor, "SCB", None)) is not None:
+        elif (scales := getattr(tensor, "SCB", getattr(tensor, "scales_O1", None))) is not None:
             yield scales
 
 
@@ -91,7 +92,7 @@ def test_it_holds_what_the_real_step_holds(
     assert found.learned == ready.count(learned=True)
 
 
-@pytest.mark.parametrize("way", ["lora", "recomputed", "4bit"])
+@pytest.mark.parametrize("way", ["lora", "recomputed", "4bit", "fp8"])
 def test_few_layers_tell_what_many_take(
     way: str, tiny_llama: Any, sp_tokenizer: Any, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
