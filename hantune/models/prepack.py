@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hantune.log import console
 from hantune.models import fp8
 from hantune.models.call import bare_model, evaluating, model_inputs
-from hantune.models.memory import forget_pages
+from hantune.models.memory import forget_pages, give_back
 from hantune.models.quantize import dense_weight
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -92,6 +92,7 @@ def prepack(model: nn.Module, *, is_trained: bool = False, most_added: int | Non
     if after is None or (after - before).norm() > tolerance * before.norm():
         unpack(model)
         return 0
+    give_back()  # a plain weight leaves a hole that another of its size, aligned anew, does not fit into
     return len(layers)
 
 
