@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hantune.log import console
 from hantune.models import fp8
 from hantune.models.call import bare_model, evaluating, model_inputs
-from hantune.models.memory import forget_pages, give_back
+from hantune.models.memory import forget_pages, give_back, own_pages
 from hantune.models.quantize import dense_weight
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -84,7 +84,7 @@ def prepack(model: nn.Module, *, is_trained: bool = False, most_added: int | Non
     before = _logits(model) if layers and all(map(pays, dtypes)) else None
     if before is None:
         return 0
-    with console.progress("预排权重", len(layers), unit="层") as bar:
+    with console.progress("预排权重", len(layers), unit="层") as bar, own_pages():
         for layer, is_shared in layers:
             _pack(layer, is_trained=is_trained, is_shared=is_shared)
             bar.advance()
@@ -92,7 +92,7 @@ def prepack(model: nn.Module, *, is_trained: bool = False, most_added: int | Non
     if after is None or (after - before).norm() > tolerance * before.norm():
         unpack(model)
         return 0
-    give_back()  # a plain weight leaves a hole that another of its size, aligned anew, does not fit into
+    give_back()
     return len(layers)
 
 

@@ -27,6 +27,9 @@ LIBRARY_BYTES = 60 * MIB
 HOLES = 0.3
 """The share of what passes through a step that freed memory, which glibc has not given back, takes on top: 0.1 to 0.6
 in the runs of ``benchmarks/train/plan_grid.py``, 0.8 in one of a small model; it grows in the first steps."""
+KERNEL_BYTES = 100 * MIB
+"""What prepacked products take on top of their weights: kernels, one for each shape, and holes that do not depend on
+what passes."""
 CONTEXT_BYTES = 700 * MIB
 """CUDA's context and the workspaces of its libraries."""
 CARD_HOLES = 0.05
@@ -137,7 +140,8 @@ def _on_cpu(tensors: Footprint, process: int, weights: Weights, saves_behind: bo
     A checkpoint that is written while the run goes on is a copy of what is learned and of the optimiser's state.
     """
     most, copy = tensors.most, (tensors.learned + tensors.optimizer) * saves_behind
-    holes, loading = int(HOLES * (most - tensors.standing)), process + weights.stored + weights.converted
+    holes = int(HOLES * (most - tensors.standing)) + KERNEL_BYTES * (tensors.prepacked > 0)
+    loading = process + weights.stored + weights.converted
     running = process + most + copy + holes
     return Memory(
         tensors=tensors,
