@@ -12,7 +12,7 @@ from hantune.config.schema import RunConfig
 from hantune.log import size
 from hantune.models.prepack import pays, prepack
 from hantune.train.frozen import compute_densely
-from hantune.train.recompute import MARGIN
+from hantune.train.recompute import MARGIN, Recompute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ NEVER = Prepack(is_on=False, reason="开始训练时还没有这个做法")
 
 
 def choose_prepack(
-    asked: Asked, obstacle: str | None, *, predicted: int, available: int | None
+    asked: Asked, obstacle: str | None, recompute: Recompute, *, predicted: int, available: int | None
 ) -> Prepack:
     """What to do, with its reason in Chinese.
 
@@ -46,6 +46,8 @@ def choose_prepack(
         return Prepack(is_on=False, reason=obstacle)
     if asked is True:
         return Prepack(is_on=True, reason="配置里指定的")
+    if recompute.is_on:
+        return Prepack(is_on=False, reason="重算是用时间换内存, 就不另占内存; 要排就写 train.prepack=true")
     if available is None:
         return Prepack(is_on=True, reason=f"矩阵乘法更快; 预排权重以后最多要 {size(predicted)}")
     figures = f"预排权重以后最多要 {size(predicted)}, 能用的有 {size(available)}"

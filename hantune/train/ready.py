@@ -216,13 +216,15 @@ def _choices(
     if outlook is not None:
         return outlook.recompute, outlook.prepack
     folder = local_folder(config.model.path, revision=config.model.revision)
+    recompute = recompute or choose_recompute(config.train.activation_checkpointing)
     prepack = prepack or choose_prepack(
         config.train.prepack,
         obstacle_to(config, device, precision.weights),
+        recompute,
         predicted=TIMES_WEIGHTS * weight_bytes(folder, load="full", dtype=precision.weights),
         available=here(device).room,
     )
-    return recompute or choose_recompute(config.train.activation_checkpointing), prepack
+    return recompute, prepack
 
 
 def _looked_at(

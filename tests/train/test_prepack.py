@@ -25,6 +25,7 @@ from hantune.train.frozen import compute_densely
 from hantune.train.lora_kernels import fuse_lora
 from hantune.train.planning.forecast import forecast
 from hantune.train.prepack import Prepack, carried_out, choose_prepack, obstacle_to
+from hantune.train.recompute import Recompute
 from hantune.train.run import resume, train
 from tests.runs import folder_bytes, small_config, story, unfinished
 
@@ -35,6 +36,7 @@ EXAMPLES = [
     for count in (6, 9, 12)
 ]
 
+KEPT = Recompute(is_on=False, reason="")
 OFTEN = {"train__save_every_steps": 1, "train__max_steps": 4}
 
 if not torch.backends.mkldnn.is_available():
@@ -62,9 +64,15 @@ def _always(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_on_where_it_pays_and_fits(
     asked: Any, obstacle: Any, predicted: Any, available: Any, is_on: bool, words: str
 ) -> None:
-    found = choose_prepack(asked, obstacle, predicted=predicted, available=available)
+    found = choose_prepack(asked, obstacle, KEPT, predicted=predicted, available=available)
     assert found.is_on is is_on
     assert words in found.reason
+
+
+def test_who_saves_memory_by_computing_again_spends_none_unasked() -> None:
+    again = Recompute(is_on=True, reason="")
+    assert not choose_prepack("auto", None, again, predicted=1, available=None).is_on
+    assert choose_prepack(True, None, again, predicted=1, available=None).is_on
 
 
 def test_nothing_is_laid_out_for_cards_full_training_or_a_quantised_base(

@@ -111,7 +111,8 @@ def test_a_run_that_recomputes_is_the_same_run(tiny_llama_folder: Path, prepared
     runs = [
         train(
             small_config(
-                tiny_llama_folder, prepared, tmp_path / str(value), train__activation_checkpointing=value
+                tiny_llama_folder, prepared, tmp_path / str(value), train__activation_checkpointing=value,
+                train__prepack=False,
             )
         ).run
         for value in (False, True)

@@ -181,6 +181,7 @@ def _prepacked(
     chosen = decided or choose_prepack(
         config.train.prepack,
         obstacle_to(config, stage.target.device, stage.precision.weights),
+        stage.recompute,
         predicted=memory.needed,
         available=stage.target.room,
     )
